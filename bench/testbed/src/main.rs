@@ -1,0 +1,2 @@
+//! bench/testbed
+fn main() {}

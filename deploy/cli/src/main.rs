@@ -1,0 +1,2 @@
+//! deploy/cli
+fn main() {}

@@ -1,0 +1,2 @@
+//! deploy/demo
+fn main() {}
