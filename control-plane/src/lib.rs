@@ -1,1 +1,9 @@
-//! control-plane
+//! The Weir control plane. This page is the map: the life of a change.
+//!
+//! An `endpoints` provider watches its source (a directory of manifests) and the objects are parsed and
+//! checked by `spec` → the [`catalog`] joins them into one immutable snapshot, a pure function of the objects →
+//! `xds` turns what has subscribers into resources and sends those whose version changed. Beside that path:
+//! `certificates` signs the proxies' keys and owns the trust bundle, `injector` adds the sidecar to pods,
+//! `validator` explains what is wrong with an object, `admin` shows health and metrics.
+
+pub mod catalog;

@@ -10,13 +10,7 @@
 
 mod resource;
 
-#[allow(
-    missing_docs,
-    unreachable_pub,
-    clippy::all,
-    clippy::pedantic,
-    rustdoc::all
-)]
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, rustdoc::all)]
 mod packages {
     include!(concat!(env!("OUT_DIR"), "/packages.rs"));
 }

@@ -173,9 +173,6 @@ mod tests {
     fn unpack_refuses_another_type() {
         let any = pack(&Cluster::default());
         assert!(unpack::<Cluster>(&any).is_ok());
-        assert!(matches!(
-            unpack::<Listener>(&any),
-            Err(UnpackError::Type { .. })
-        ));
+        assert!(matches!(unpack::<Listener>(&any), Err(UnpackError::Type { .. })));
     }
 }

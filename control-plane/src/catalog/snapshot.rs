@@ -1,0 +1,240 @@
+//! The catalog's result: what the mesh is at one moment, ready to be turned into xDS resources.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+/// The mesh at one moment. Parts that did not change since the last snapshot are the same `Arc`, so that two
+/// snapshots can be compared cheaply.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Grows by one with each snapshot.
+    pub generation: u64,
+    /// MeshConfig.
+    pub mesh: Arc<MeshSettings>,
+    /// Services of monitored namespaces.
+    pub services: BTreeMap<ServiceKey, Arc<Service>>,
+    /// Which service an address belongs to: ClusterIPs, and the pod IPs of headless services. Where several
+    /// headless services share a pod, the first by name.
+    pub addresses: HashMap<IpAddr, ServiceKey>,
+    /// Pods with a sidecar, by UID.
+    pub pods: HashMap<Arc<str>, Arc<Pod>>,
+}
+
+/// `namespace/name` of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceKey {
+    /// Namespace.
+    pub namespace: Arc<str>,
+    /// Name.
+    pub name: Arc<str>,
+}
+
+impl fmt::Display for ServiceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A Service as clients see it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// Its name.
+    pub key: ServiceKey,
+    /// Its ClusterIPs; empty for a headless service.
+    pub cluster_ips: Vec<IpAddr>,
+    /// Its ports, by number.
+    pub ports: Vec<ServicePort>,
+    /// SPIFFE URIs of the pods behind it, ready or not.
+    pub principals: BTreeSet<Arc<str>>,
+    /// Its TrafficSplit's backends, those of weight 0 included; `None`: it is its own only backend.
+    pub split: Option<Vec<Backend>>,
+    /// Whether any client may reach it at all: permissive mode, or some TrafficTarget names one of the
+    /// ServiceAccounts behind it or behind a backend of its split.
+    pub reachable: bool,
+}
+
+/// A backend of a split.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// The service that gets the traffic, on the same port number.
+    pub service: ServiceKey,
+    /// Its share of the sum of weights.
+    pub weight: u32,
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServicePort {
+    /// Port number of the Service.
+    pub number: u16,
+    /// Name, empty when it has none.
+    pub name: String,
+    /// What is spoken on it.
+    pub protocol: Protocol,
+    /// Ready endpoints with a sidecar.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// What is spoken on a port: `appProtocol`, then the port name's prefix, else undeclared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    /// HTTP/1 or HTTP/2.
+    Http,
+    /// gRPC.
+    Grpc,
+    /// Bytes.
+    Tcp,
+    /// Bytes, the server speaking first.
+    TcpServerFirst,
+    /// Not declared: told by the first bytes.
+    Undeclared,
+}
+
+/// A pod behind a service port.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Endpoint {
+    /// Pod IP.
+    pub ip: IpAddr,
+    /// Target port.
+    pub port: u16,
+    /// SPIFFE URI of the pod.
+    pub principal: Arc<str>,
+    /// Who it is in metrics.
+    pub workload: Arc<Workload>,
+}
+
+/// A pod's names in metric labels.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Workload {
+    /// Namespace.
+    pub namespace: String,
+    /// Kind of the owner (`Deployment`, `StatefulSet`, `Job`..., `Pod` when it has none).
+    pub kind: String,
+    /// Name of the owner.
+    pub name: String,
+    /// Name of the pod.
+    pub pod: String,
+}
+
+/// A pod with a sidecar.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pod {
+    /// `metadata.uid`.
+    pub uid: Arc<str>,
+    /// ServiceAccount.
+    pub service_account: String,
+    /// SPIFFE URI.
+    pub principal: Arc<str>,
+    /// Its addresses.
+    pub ips: Vec<IpAddr>,
+    /// Who it is in metrics.
+    pub workload: Arc<Workload>,
+    /// What it serves, by target port.
+    pub inbound: Vec<InboundPort>,
+}
+
+/// A target port of a pod, and who may use it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InboundPort {
+    /// The port the application listens on.
+    pub port: u16,
+    /// What is spoken on it. Where services disagree, the first service by name wins and a warning is given.
+    pub protocol: Protocol,
+    /// The services that lead to it, by name.
+    pub services: Vec<ServiceKey>,
+    /// Who may use it.
+    pub authorization: Arc<Authorization>,
+}
+
+/// Who may use a ServiceAccount's pods.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Authorization {
+    /// Any peer with a certificate of the mesh.
+    Permissive,
+    /// Only what the rules name. Nothing in both lists: no one.
+    Rules {
+        /// Per HTTPRouteGroup match; one rule a match, the principals of all TrafficTargets that name it united.
+        http: Vec<HttpRule>,
+        /// Per TrafficTarget. A TrafficTarget with only HTTP rules stands here with no ports: any port.
+        tcp: Vec<TcpRule>,
+    },
+}
+
+/// Principals and the objects that allow them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rule {
+    /// `namespace/name` of the TrafficTargets, in order.
+    pub policies: BTreeSet<String>,
+    /// SPIFFE URIs allowed.
+    pub principals: BTreeSet<Arc<str>>,
+}
+
+/// Requests that some principals may make.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpRule {
+    /// Full-match RE2 expression on the path.
+    pub path_regex: String,
+    /// Upper-case methods; empty: every method.
+    pub methods: BTreeSet<String>,
+    /// Lower-case header name (`:authority` for `host`) and the full-match expression of its value, all of which must
+    /// hold.
+    pub headers: BTreeMap<String, String>,
+    /// Who.
+    pub rule: Rule,
+}
+
+/// Connections that some principals may make.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TcpRule {
+    /// Target ports; empty: every port.
+    pub ports: BTreeSet<u16>,
+    /// Who.
+    pub rule: Rule,
+}
+
+/// MeshConfig, as far as proxies are concerned.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MeshSettings {
+    /// Policies are not enforced.
+    pub permissive: bool,
+    /// Addresses outside the mesh are passed through.
+    pub egress: bool,
+    /// How long a workload certificate is valid.
+    pub certificate_validity: Duration,
+    /// The application is reached at the pod's address instead of loopback.
+    pub local_proxy_pod_ip: bool,
+    /// TLS versions between sidecars.
+    pub tls: TlsSettings,
+    /// SPIFFE trust domain.
+    pub trust_domain: String,
+}
+
+/// TLS versions between sidecars.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// TLS 1.2 clients are accepted.
+    pub allow_1_2: bool,
+    /// TLS 1.3 is spoken.
+    pub allow_1_3: bool,
+}
+
+impl Default for MeshSettings {
+    fn default() -> Self {
+        Self {
+            permissive: false,
+            egress: true,
+            certificate_validity: Duration::from_secs(24 * 60 * 60),
+            local_proxy_pod_ip: false,
+            tls: TlsSettings {
+                allow_1_2: false,
+                allow_1_3: true,
+            },
+            trust_domain: "cluster.local".to_owned(),
+        }
+    }
+}
