@@ -7,3 +7,4 @@
 //! `validator` explains what is wrong with an object, `admin` shows health and metrics.
 
 pub mod catalog;
+pub mod injector;

@@ -1,0 +1,173 @@
+//! The sidecar's bootstrap, given on its command line: where the control plane is, whom to trust, and the
+//! listeners of the probes.
+
+use serde_json::{Value, json};
+
+use super::{
+    Settings, TOKEN_PATH,
+    probes::{HttpProbe, ProbeListener, ProbeListeners},
+};
+
+const XDS_CLUSTER: &str = "xds";
+const XDS_PORT: u16 = 15128;
+const HCM: &str =
+    "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
+const TCP_PROXY: &str = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
+const TLS_INSPECTOR: &str =
+    "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
+const UPSTREAM_TLS: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+
+/// The bootstrap as one line of JSON (which is YAML too), safe against Kubernetes' `$(VAR)` expansion.
+pub(super) fn render(settings: &Settings, namespace: &str, account: &str, probes: ProbeListeners) -> String {
+    let bootstrap = json!({
+        "node": {
+            "cluster": format!("{account}.{namespace}"),
+            "metadata": { "WEIR_TOKEN_PATH": TOKEN_PATH },
+        },
+        "admin": { "address": address("127.0.0.1", 15000) },
+        "dynamic_resources": {
+            "ads_config": {
+                "api_type": "DELTA_GRPC",
+                "transport_api_version": "V3",
+                "grpc_services": [{ "envoy_grpc": { "cluster_name": XDS_CLUSTER } }],
+            },
+            "lds_config": { "ads": {}, "resource_api_version": "V3" },
+            "cds_config": { "ads": {}, "resource_api_version": "V3" },
+        },
+        "static_resources": {
+            "listeners": probes.listeners.iter().map(listener).collect::<Vec<_>>(),
+            "clusters": clusters(settings, &probes),
+            "secrets": [{
+                "name": "trust-bundle",
+                "validation_context": { "trusted_ca": { "inline_string": settings.trust_bundle } },
+            }],
+        },
+    });
+    bootstrap.to_string().replace("$(", "$$(")
+}
+
+fn address(ip: &str, port: u16) -> Value {
+    json!({ "socket_address": { "address": ip, "port_value": port } })
+}
+
+fn clusters(settings: &Settings, probes: &ProbeListeners) -> Vec<Value> {
+    let mut ports: Vec<u16> = probes.listeners.iter().flat_map(ProbeListener::ports).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    let probed = ports
+        .into_iter()
+        .map(|port| cluster(&probe_cluster(port), "STATIC", "127.0.0.1", port));
+    std::iter::once(control_plane(settings)).chain(probed).collect()
+}
+
+fn cluster(name: &str, kind: &str, host: &str, port: u16) -> Value {
+    json!({
+        "name": name,
+        "type": kind,
+        "connect_timeout": "5s",
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{ "lb_endpoints": [{ "endpoint": { "address": address(host, port) } }] }],
+        },
+    })
+}
+
+fn control_plane(settings: &Settings) -> Value {
+    let host = format!("weir-controller.{}.svc.cluster.local", settings.mesh_namespace);
+    let mut control_plane = cluster(XDS_CLUSTER, "LOGICAL_DNS", &host, XDS_PORT);
+    control_plane["transport_socket"] = json!({
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": UPSTREAM_TLS,
+            "sni": host,
+            "common_tls_context": {
+                "alpn_protocols": ["h2"],
+                "tls_certificate_sds_secret_configs": [{ "name": "workload-cert" }],
+                "combined_validation_context": {
+                    "default_validation_context": {
+                        "match_typed_subject_alt_names": [{ "san_type": "DNS", "matcher": { "exact": host } }],
+                    },
+                    "validation_context_sds_secret_config": { "name": "trust-bundle" },
+                },
+            },
+        },
+    });
+    control_plane["typed_extension_protocol_options"] = json!({
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": { "http2_protocol_options": {} },
+        },
+    });
+    control_plane
+}
+
+fn probe_cluster(port: u16) -> String {
+    format!("probe|{port}")
+}
+
+impl ProbeListener {
+    fn ports(&self) -> impl Iterator<Item = u16> {
+        self.http
+            .iter()
+            .map(|probe| probe.port)
+            .chain(self.https)
+            .chain(self.grpc)
+    }
+}
+
+/// TLS goes to the HTTPS probe's port untouched; what is not TLS is routed by path.
+fn listener(probe: &ProbeListener) -> Value {
+    let name = probe.kind.name();
+    let mut routes: Vec<Value> = probe.http.iter().map(http_route).collect();
+    routes.extend(probe.grpc.map(|port| {
+        json!({
+            "match": { "prefix": "/grpc.health.v1.Health/" },
+            "route": { "cluster": probe_cluster(port), "timeout": "10s" },
+        })
+    }));
+    let http = json!({
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": {
+            "@type": HCM,
+            "stat_prefix": format!("{name}_probe"),
+            "route_config": {
+                "name": format!("{name}-probe"),
+                "virtual_hosts": [{ "name": "probes", "domains": ["*"], "routes": routes }],
+            },
+            "http_filters": [{ "name": "envoy.filters.http.router", "typed_config": { "@type": ROUTER } }],
+        },
+    });
+    let mut listener = json!({
+        "name": format!("{name}-probe"),
+        "address": address("0.0.0.0", probe.kind.port()),
+        "default_filter_chain": { "name": "http", "filters": [http] },
+    });
+    if let Some(port) = probe.https {
+        listener["listener_filters"] = json!([{ "name": "envoy.filters.listener.tls_inspector", "typed_config": { "@type": TLS_INSPECTOR } }]);
+        listener["filter_chains"] = json!([{
+            "name": "https",
+            "filter_chain_match": { "transport_protocol": "tls" },
+            "filters": [{
+                "name": "envoy.filters.network.tcp_proxy",
+                "typed_config": {
+                    "@type": TCP_PROXY,
+                    "stat_prefix": format!("{name}_probe"),
+                    "cluster": probe_cluster(port),
+                },
+            }],
+        }]);
+    }
+    listener
+}
+
+fn http_route(probe: &HttpProbe) -> Value {
+    json!({
+        "match": { "path": probe.path },
+        "route": {
+            "cluster": probe_cluster(probe.port),
+            "prefix_rewrite": probe.original,
+            "timeout": format!("{}s", probe.timeout),
+        },
+    })
+}
