@@ -1,6 +1,14 @@
 //! Configuration from the control plane: the aggregated stream, its decoding, and the store that the data
 //! path watches.
 
+mod connect;
+mod dump;
+mod status;
 mod store;
 
-pub use store::{Interest, State, Store, Stored, Watched};
+pub(crate) use dump::descriptors;
+
+pub use connect::{Connect, Io, Keepalive, channel};
+pub use dump::{Dumped, Owner, Summary};
+pub use status::{Status, TypeStatus};
+pub use store::{Interest, Source, State, Store, Stored, Watched};

@@ -1,19 +1,24 @@
 //! What is known of every resource by name, and who is interested.
 //!
 //! The data path asks for a resource with [`Store::watch`]; the first to ask makes the stream subscribe, and
-//! when the last one is gone for a while the stream unsubscribes. Static resources from the bootstrap are
-//! put in with [`Store::publish`] and need no stream.
+//! when the last one is gone for a while the stream unsubscribes. Three parties put resources in:
+//! - the proxy itself, and the bootstrap's static resources, with [`Store::publish`]: these names are never
+//!   asked for upstream, and nothing upstream changes them;
+//! - the bootstrap's first word on something that the server may replace, with [`Store::seed`];
+//! - the stream, with [`Store::apply`] and [`Store::reject`].
 
 use std::{
     any::Any,
     collections::HashMap,
     sync::{Arc, Weak},
+    time::SystemTime,
 };
 
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use weir_xds::ResourceType;
 
+use super::dump::{Dumped, Owner, Summary};
 use crate::model::{Cluster, Endpoints, Listener, RouteTable, Secret};
 
 /// What is known of a resource.
@@ -120,14 +125,15 @@ impl<T> Watched<T> {
 struct Guard {
     kind: ResourceType,
     name: Arc<str>,
-    interest: mpsc::UnboundedSender<Interest>,
+    /// `None` for a name that the stream has no say in.
+    interest: Option<mpsc::UnboundedSender<Interest>>,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let _ = self
-            .interest
-            .send(Interest::Unwanted(self.kind, self.name.clone()));
+        if let Some(interest) = &self.interest {
+            let _ = interest.send(Interest::Unwanted(self.kind, self.name.clone()));
+        }
     }
 }
 
@@ -138,10 +144,24 @@ pub struct Store {
     interest: mpsc::UnboundedSender<Interest>,
 }
 
+/// A resource as it came: its version and its encoded message, for config dumps.
+#[derive(Clone, Debug, Default)]
+pub struct Source {
+    /// The server's version.
+    pub version: String,
+    /// The message; `None` for what must not be shown.
+    pub message: Option<Arc<prost_types::Any>>,
+}
+
 struct Entry {
     /// A `watch::Sender<State<T>>` for the model of the key's type.
     sender: Box<dyn Any + Send>,
     guard: Weak<Guard>,
+    owner: Owner,
+    summary: Summary,
+    source: Source,
+    updated: Option<SystemTime>,
+    error: Option<String>,
 }
 
 impl Store {
@@ -161,13 +181,16 @@ impl Store {
         let key: (ResourceType, Arc<str>) = (T::TYPE, name.into());
         let entry = entries.entry(key.clone()).or_insert_with(Entry::pending::<T>);
         let interest = entry.guard.upgrade().unwrap_or_else(|| {
+            let upstream = (entry.owner != Owner::Local).then(|| self.interest.clone());
+            if let Some(interest) = &upstream {
+                let _ = interest.send(Interest::Wanted(T::TYPE, key.1.clone()));
+            }
             let guard = Arc::new(Guard {
                 kind: T::TYPE,
                 name: key.1,
-                interest: self.interest.clone(),
+                interest: upstream,
             });
             entry.guard = Arc::downgrade(&guard);
-            let _ = self.interest.send(Interest::Wanted(T::TYPE, guard.name.clone()));
             guard
         });
         Watched {
@@ -176,25 +199,93 @@ impl Store {
         }
     }
 
-    /// Puts in what the server (or the bootstrap) says of a resource; watchers wake.
+    /// Puts in a resource of the proxy's own: from now on the stream has no say in it. Watchers wake.
     pub fn publish<T: Stored>(&self, name: &str, state: State<T>) {
+        self.put(name, state, Owner::Local, Source::default());
+    }
+
+    /// [`Store::publish`] for a static resource whose message is known.
+    pub fn publish_from<T: Stored>(&self, name: &str, value: Arc<T>, source: Source) {
+        self.put(name, State::Ready(value), Owner::Local, source);
+    }
+
+    /// Says that the proxy itself will publish this name, so that it is never asked for upstream.
+    pub fn reserve<T: Stored>(&self, name: &str) {
         let mut entries = self.entries.lock();
         let entry = entries
             .entry((T::TYPE, name.into()))
             .or_insert_with(Entry::pending::<T>);
-        entry.sender::<T>().send_replace(state);
+        entry.owner = Owner::Local;
     }
 
-    /// Forgets a resource that no one watches.
-    pub fn forget(&self, kind: ResourceType, name: &str) {
+    /// Puts in what holds until the server has a word on it; the server's removal does not take it away.
+    pub fn seed<T: Stored>(&self, name: &str, value: Arc<T>, source: Source) {
+        self.put(name, State::Ready(value), Owner::Seed, source);
+    }
+
+    /// Puts in what the server says. Nothing happens for names of the proxy's own.
+    pub fn apply<T: Stored>(&self, name: &str, state: State<T>, source: Source) {
+        let mut entries = self.entries.lock();
+        let entry = entries
+            .entry((T::TYPE, name.into()))
+            .or_insert_with(Entry::pending::<T>);
+        match (entry.owner, &state) {
+            (Owner::Local, _) | (Owner::Seed, State::Absent | State::Pending) => {}
+            _ => entry.set(state, source),
+        }
+    }
+
+    /// Notes that the server sent a version that is not usable; the last good one stays in force.
+    pub fn reject(&self, kind: ResourceType, name: &str, error: String) {
+        if let Some(entry) = self.entries.lock().get_mut(&(kind, name.into())) {
+            entry.error = Some(error);
+        }
+    }
+
+    /// Forgets a resource that no one watches, and says whether the stream may unsubscribe.
+    pub fn forget(&self, kind: ResourceType, name: &str) -> bool {
         let mut entries = self.entries.lock();
         let key = (kind, name.into());
-        if entries
-            .get(&key)
-            .is_some_and(|entry| entry.guard.strong_count() == 0)
-        {
+        let Some(entry) = entries.get(&key) else {
+            return true;
+        };
+        if entry.guard.strong_count() > 0 {
+            return false;
+        }
+        if entry.owner == Owner::Stream {
             entries.remove(&key);
         }
+        true
+    }
+
+    /// Every resource known or waited for, by type and name. Private keys are not in it.
+    pub fn dump(&self) -> Vec<Dumped> {
+        let entries = self.entries.lock();
+        let mut dumped: Vec<_> = entries
+            .iter()
+            .map(|((kind, name), entry)| Dumped {
+                kind: *kind,
+                name: name.clone(),
+                owner: entry.owner,
+                state: entry.summary,
+                version: entry.source.version.clone(),
+                updated: entry.updated,
+                error: entry.error.clone(),
+                message: entry.source.message.clone(),
+            })
+            .collect();
+        drop(entries);
+        dumped.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+        dumped
+    }
+
+    fn put<T: Stored>(&self, name: &str, state: State<T>, owner: Owner, source: Source) {
+        let mut entries = self.entries.lock();
+        let entry = entries
+            .entry((T::TYPE, name.into()))
+            .or_insert_with(Entry::pending::<T>);
+        entry.owner = owner;
+        entry.set(state, source);
     }
 }
 
@@ -204,7 +295,24 @@ impl Entry {
         Self {
             sender: Box::new(sender),
             guard: Weak::new(),
+            owner: Owner::Stream,
+            summary: Summary::Pending,
+            source: Source::default(),
+            updated: None,
+            error: None,
         }
+    }
+
+    fn set<T: Stored>(&mut self, state: State<T>, source: Source) {
+        self.summary = match &state {
+            State::Pending => Summary::Pending,
+            State::Absent => Summary::Absent,
+            State::Ready(_) => Summary::Ready,
+        };
+        self.source = source;
+        self.updated = Some(SystemTime::now());
+        self.error = None;
+        self.sender::<T>().send_replace(state);
     }
 
     fn sender<T: Stored>(&self) -> &watch::Sender<State<T>> {
@@ -212,5 +320,78 @@ impl Entry {
             Some(sender) => sender,
             None => unreachable!("the key's resource type fixes the model's type"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Endpoints;
+
+    fn ready() -> State<Endpoints> {
+        State::Ready(Arc::default())
+    }
+
+    #[test]
+    fn interest_follows_the_first_and_the_last_watcher() {
+        let (store, mut interest) = Store::new();
+        let first = store.watch::<Endpoints>("a");
+        let second = store.watch::<Endpoints>("a");
+        assert_eq!(
+            interest.try_recv(),
+            Ok(Interest::Wanted(ResourceType::Endpoints, "a".into()))
+        );
+        drop(first);
+        assert!(interest.try_recv().is_err());
+        assert!(!store.forget(ResourceType::Endpoints, "a"));
+        drop(second);
+        assert_eq!(
+            interest.try_recv(),
+            Ok(Interest::Unwanted(ResourceType::Endpoints, "a".into()))
+        );
+        assert!(store.forget(ResourceType::Endpoints, "a"));
+        assert!(store.dump().is_empty());
+    }
+
+    #[test]
+    fn own_resources_are_neither_asked_for_nor_replaced() {
+        let (store, mut interest) = Store::new();
+        store.publish::<Endpoints>("a", ready());
+        store.reserve::<Endpoints>("b");
+        let a = store.watch::<Endpoints>("a");
+        let _b = store.watch::<Endpoints>("b");
+        assert!(interest.try_recv().is_err());
+        store.apply::<Endpoints>("a", State::Absent, Source::default());
+        assert!(a.current().ready().is_some());
+    }
+
+    #[test]
+    fn a_seed_is_replaced_but_not_taken_away() {
+        let (store, mut interest) = Store::new();
+        store.seed::<Endpoints>("a", Arc::default(), Source::default());
+        let a = store.watch::<Endpoints>("a");
+        assert!(interest.try_recv().is_ok());
+        store.apply::<Endpoints>("a", State::Absent, Source::default());
+        assert!(a.current().ready().is_some());
+        let version = "2".to_owned();
+        store.apply::<Endpoints>(
+            "a",
+            ready(),
+            Source {
+                version,
+                message: None,
+            },
+        );
+        assert_eq!(store.dump()[0].version, "2");
+    }
+
+    #[test]
+    fn a_rejection_keeps_the_last_good_one() {
+        let (store, _interest) = Store::new();
+        let a = store.watch::<Endpoints>("a");
+        store.apply::<Endpoints>("a", ready(), Source::default());
+        store.reject(ResourceType::Endpoints, "a", "bad".into());
+        assert!(a.current().ready().is_some());
+        assert_eq!(store.dump()[0].error.as_deref(), Some("bad"));
     }
 }
