@@ -15,4 +15,5 @@
 //! metric label (`telemetry`).
 
 pub mod model;
+pub mod tls;
 pub mod xds;

@@ -1,0 +1,74 @@
+//! TLS on both sides of the proxy: everything that knows rustls.
+//!
+//! [`ServerSide`] terminates TLS for a filter chain and [`ClientSide`] begins it towards a cluster. Each is made
+//! from its configuration and watches the secrets that it names: a handshake uses the newest certificate and
+//! roots, and open connections keep what they were made with. TLS 1.3 unless the configuration allows 1.2;
+//! X25519MLKEM768 is preferred, so recorded traffic stays secret from a later quantum computer.
+//!
+//! A peer is known by its X.509-SVID ([`PeerIdentity`]): the chain must lead to the trust bundle, and then the
+//! names count, never the host name. Sessions are never resumed: a ticket would outlive the certificate and the
+//! roots it was made under, and mesh connections live long enough that it would save little.
+
+mod client;
+mod error;
+mod material;
+mod names;
+mod peer;
+mod server;
+mod verify;
+
+use std::sync::{Arc, LazyLock};
+
+use rustls::{
+    SupportedProtocolVersion,
+    crypto::{
+        CryptoProvider,
+        aws_lc_rs::{self, cipher_suite, kx_group},
+    },
+    version::{TLS12, TLS13},
+};
+
+pub use client::{ClientSide, Originated, Pin};
+pub use error::{Failure, HandshakeError};
+pub use peer::{PeerIdentity, PeerIdentityError};
+pub use server::{Accepted, ServerSide};
+
+use crate::model::TlsVersion;
+
+/// The cryptography in use: aws-lc-rs with AES-128-GCM first, which is the fastest of the suites and as strong
+/// as the rest of the handshake.
+pub fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+        Arc::new(CryptoProvider {
+            cipher_suites: vec![
+                cipher_suite::TLS13_AES_128_GCM_SHA256,
+                cipher_suite::TLS13_AES_256_GCM_SHA384,
+                cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+                cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+                cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+                cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+                cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+                cipher_suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+                cipher_suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+            ],
+            kx_groups: vec![
+                kx_group::X25519MLKEM768,
+                kx_group::X25519,
+                kx_group::SECP256R1,
+                kx_group::SECP384R1,
+            ],
+            ..aws_lc_rs::default_provider()
+        })
+    });
+    PROVIDER.clone()
+}
+
+/// The versions between two bounds; 1.3 alone when the bounds cross.
+fn versions(min: TlsVersion, max: TlsVersion) -> &'static [&'static SupportedProtocolVersion] {
+    static BOTH: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
+    match (min, max) {
+        (TlsVersion::V1_2, TlsVersion::V1_3) => &BOTH,
+        (TlsVersion::V1_2, TlsVersion::V1_2) => &BOTH[1..],
+        (TlsVersion::V1_3, _) => &BOTH[..1],
+    }
+}
