@@ -15,6 +15,7 @@ mod material;
 mod names;
 mod peer;
 mod server;
+mod sides;
 mod verify;
 
 use std::sync::{Arc, LazyLock};
@@ -32,6 +33,7 @@ pub use client::{ClientSide, Originated, Pin};
 pub use error::{Failure, HandshakeError};
 pub use peer::{PeerIdentity, PeerIdentityError};
 pub use server::{Accepted, ServerSide};
+pub use sides::Tls;
 
 use crate::model::TlsVersion;
 
