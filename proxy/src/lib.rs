@@ -14,6 +14,8 @@
 //! is the only writer of responses that the proxy makes itself, and each carries a reason that is also the
 //! metric label (`telemetry`).
 
+pub mod bootstrap;
+pub mod config;
 pub mod model;
 pub mod tls;
 pub mod xds;

@@ -2,6 +2,7 @@
 //! path watches.
 
 mod connect;
+pub mod decode;
 mod dump;
 mod status;
 mod store;

@@ -1,0 +1,244 @@
+//! The bootstrap: who the proxy is, what it serves from the start, and where its control plane is.
+//!
+//! A subset of Envoy's, YAML or JSON, `snake_case` or `camelCase`; a field outside the subset is an error that
+//! names its path. Secrets may come from files, in place or from the environment; files of the file-based SDS
+//! (`path_config_source`, or the old `path`) are read too.
+
+#![allow(
+    deprecated,
+    reason = "forms that Envoy deprecated are still sent, and are taken"
+)]
+
+mod error;
+mod read;
+mod resources;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use prost_types::{Value, value::Kind};
+use weir_xds::envoy::config::{
+    bootstrap::v3::Bootstrap as Message,
+    cluster::v3::Cluster as ClusterMessage,
+    core::v3::{
+        ApiConfigSource, ApiVersion, Node, api_config_source::ApiType, grpc_service::TargetSpecifier,
+    },
+};
+
+pub use error::BootstrapError;
+
+use crate::{
+    model::{Cluster, Listener, Secret},
+    xds::{Keepalive, Source, Store, decode},
+};
+
+/// The secret that the proxy itself provides when it gets its certificate signed.
+pub const WORKLOAD_CERTIFICATE: &str = "workload-cert";
+/// The secret with the roots of the mesh; the bootstrap's holds until the control plane serves it.
+pub const TRUST_BUNDLE: &str = "trust-bundle";
+/// Node metadata key for the ServiceAccount token's path; present: the certificate is got by signing request.
+pub const TOKEN_PATH: &str = "WEIR_TOKEN_PATH";
+
+/// What the bootstrap says.
+#[derive(Clone, Debug)]
+pub struct Bootstrap {
+    /// Who the proxy is, as the control plane is told.
+    pub node: Node,
+    /// Where the admin page is served.
+    pub admin: Option<SocketAddr>,
+    /// Listeners to bind.
+    pub listeners: Vec<Static<Listener>>,
+    /// Clusters with a fixed definition.
+    pub clusters: Vec<Static<Cluster>>,
+    /// Secrets, from the bootstrap and from the files that its SDS settings name.
+    pub secrets: Vec<Static<Secret>>,
+    /// The control plane; `None`: everything is static.
+    pub ads: Option<Ads>,
+    /// The ServiceAccount token to prove the identity with; `None`: certificates are static.
+    pub token_path: Option<PathBuf>,
+    /// Settings that were accepted without effect, to be logged once.
+    pub ignored: Vec<String>,
+}
+
+/// A static resource.
+#[derive(Clone, Debug)]
+pub struct Static<T> {
+    /// Its name.
+    pub name: String,
+    /// What it says.
+    pub value: Arc<T>,
+    /// Its message, for the config dump.
+    pub source: Source,
+}
+
+/// How to talk to the control plane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ads {
+    /// Incremental, or state of the world.
+    pub protocol: Protocol,
+    /// The static cluster that leads to it.
+    pub cluster: String,
+    /// HTTP/2 pings; `None` where the cluster asks for TCP keepalive only.
+    pub keepalive: Option<Keepalive>,
+}
+
+/// The variant of the aggregated stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// `DELTA_GRPC`.
+    Delta,
+    /// `GRPC`.
+    StateOfTheWorld,
+}
+
+/// What flags and environment say over the bootstrap.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `node.id`.
+    pub node_id: Option<String>,
+    /// `node.cluster`.
+    pub node_cluster: Option<String>,
+    /// Further `node.metadata`, which does not replace what is there.
+    pub metadata: Vec<(String, String)>,
+}
+
+impl Bootstrap {
+    /// Reads a file, merges the text given in place over it, and decodes the whole.
+    ///
+    /// # Errors
+    /// When either cannot be read, has a field outside the subset, or a resource is not usable.
+    pub fn load(
+        file: Option<&Path>,
+        yaml: Option<&str>,
+        overrides: Overrides,
+    ) -> Result<Self, BootstrapError> {
+        let mut message = match file {
+            Some(path) => read::file(path)?,
+            None => serde_json::Value::default(),
+        };
+        if let Some(text) = yaml {
+            read::merge(&mut message, read::text(text, "--config-yaml")?);
+        }
+        Self::from_message(read::message(message)?, overrides)
+    }
+
+    /// Decodes a bootstrap message.
+    ///
+    /// # Errors
+    /// As [`Bootstrap::load`].
+    pub fn from_message(message: Message, overrides: Overrides) -> Result<Self, BootstrapError> {
+        let node = node(message.node.unwrap_or_default(), overrides);
+        let token_path = resources::metadata_string(&node, TOKEN_PATH).map(PathBuf::from);
+        let admin = match message.admin.and_then(|admin| admin.address) {
+            Some(address) => Some(decode::address(&address).map_err(|error| error.at("admin"))?),
+            None => None,
+        };
+        let statics = message.static_resources.unwrap_or_default();
+        let ads = match message.dynamic_resources.and_then(|dynamic| dynamic.ads_config) {
+            Some(config) => Some(ads(&config, &statics.clusters)?),
+            None => None,
+        };
+        let resources = resources::decode(&statics)?;
+        Ok(Self {
+            node,
+            admin,
+            listeners: resources.listeners,
+            clusters: resources.clusters,
+            secrets: resources.secrets,
+            ads,
+            token_path,
+            ignored: resources.ignored,
+        })
+    }
+
+    /// Puts the static resources into the store.
+    pub fn publish(&self, store: &Store) {
+        if self.token_path.is_some() {
+            store.reserve::<Secret>(WORKLOAD_CERTIFICATE);
+        }
+        for secret in &self.secrets {
+            if secret.name == TRUST_BUNDLE && self.ads.is_some() {
+                store.seed(&secret.name, secret.value.clone(), secret.source.clone());
+            } else {
+                publish(store, secret);
+            }
+        }
+        for cluster in &self.clusters {
+            publish(store, cluster);
+        }
+        for listener in &self.listeners {
+            publish(store, listener);
+        }
+    }
+}
+
+fn publish<T: crate::xds::Stored>(store: &Store, resource: &Static<T>) {
+    store.publish_from(&resource.name, resource.value.clone(), resource.source.clone());
+}
+
+/// The node with what flags and environment say, and with who we are.
+fn node(mut node: Node, overrides: Overrides) -> Node {
+    if let Some(id) = overrides.node_id {
+        node.id = id;
+    }
+    if let Some(cluster) = overrides.node_cluster {
+        node.cluster = cluster;
+    }
+    let metadata = node.metadata.get_or_insert_default();
+    for (key, text) in overrides.metadata {
+        metadata.fields.entry(key).or_insert(Value {
+            kind: Some(Kind::StringValue(text)),
+        });
+    }
+    if node.user_agent_name.is_empty() {
+        node.user_agent_name = env!("CARGO_PKG_NAME").to_owned();
+        node.user_agent_version_type = Some(
+            weir_xds::envoy::config::core::v3::node::UserAgentVersionType::UserAgentVersion(
+                env!("CARGO_PKG_VERSION").to_owned(),
+            ),
+        );
+    }
+    node
+}
+
+fn ads(config: &ApiConfigSource, clusters: &[ClusterMessage]) -> Result<Ads, BootstrapError> {
+    let invalid = |reason: String| BootstrapError::Invalid(format!("dynamic_resources.ads_config: {reason}"));
+    let protocol = match ApiType::try_from(config.api_type) {
+        Ok(ApiType::DeltaGrpc | ApiType::AggregatedDeltaGrpc) => Protocol::Delta,
+        Ok(ApiType::Grpc | ApiType::AggregatedGrpc) => Protocol::StateOfTheWorld,
+        _ => return Err(invalid("api_type must be DELTA_GRPC or GRPC".to_owned())),
+    };
+    if config.transport_api_version == ApiVersion::V2 as i32 {
+        return Err(invalid("transport_api_version must be V3".to_owned()));
+    }
+    let target = config
+        .grpc_services
+        .first()
+        .and_then(|service| service.target_specifier.as_ref());
+    let Some(TargetSpecifier::EnvoyGrpc(target)) = target else {
+        return Err(invalid(
+            "grpc_services[0].envoy_grpc.cluster_name is missing".to_owned(),
+        ));
+    };
+    let Some(cluster) = clusters
+        .iter()
+        .find(|cluster| cluster.name == target.cluster_name)
+    else {
+        return Err(invalid(format!(
+            "cluster {:?} is not among static_resources.clusters: add it there",
+            target.cluster_name
+        )));
+    };
+    Ok(Ads {
+        protocol,
+        cluster: cluster.name.clone(),
+        // Servers with grpc-go's default enforcement close connections that ping more than once in five
+        // minutes; a cluster that asks for TCP keepalive is taken to lead to one of those.
+        keepalive: (!resources::tcp_keepalive_only(cluster)).then(Keepalive::default),
+    })
+}

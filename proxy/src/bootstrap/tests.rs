@@ -1,0 +1,1 @@
+//! The forms a bootstrap may have.

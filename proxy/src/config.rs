@@ -1,0 +1,398 @@
+//! Flags and environment → [`Config`], checked before any port is bound.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    num::NonZeroUsize,
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::{Parser, ValueEnum};
+
+use crate::{
+    bootstrap::{Bootstrap, BootstrapError, Overrides},
+    model::Workload,
+};
+
+/// The Weir sidecar proxy.
+///
+/// Reads an Envoy-style bootstrap (a subset, YAML or JSON), fetches the rest of its configuration from the control
+/// plane that the bootstrap names, and carries the pod's connections with mutual TLS.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "weir-proxy", version)]
+pub struct Args {
+    /// Bootstrap file, YAML or JSON.
+    #[arg(
+        short = 'c',
+        long,
+        value_name = "FILE",
+        required_unless_present = "config_yaml"
+    )]
+    pub config_path: Option<PathBuf>,
+    /// Bootstrap given in place, YAML or JSON; merged over the file when both are given.
+    #[arg(long, value_name = "YAML")]
+    pub config_yaml: Option<String>,
+    /// Name of this proxy towards the control plane (the pod's UID); overrides the bootstrap's node.id.
+    #[arg(long, value_name = "ID", env = "SERVICE_NODE")]
+    pub service_node: Option<String>,
+    /// Name of the workload; overrides the bootstrap's node.cluster.
+    #[arg(long, value_name = "NAME")]
+    pub service_cluster: Option<String>,
+    /// Worker threads; by default as many as the CPU quota allows.
+    #[arg(long, value_name = "N")]
+    pub concurrency: Option<NonZeroUsize>,
+    /// Lowest level logged; can be changed later at the admin address, /logging?level=...
+    #[arg(
+        short = 'l',
+        long,
+        value_name = "LEVEL",
+        default_value = "info",
+        ignore_case = true
+    )]
+    pub log_level: LogLevel,
+    /// How log lines look.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+    /// "serve" runs the proxy; "validate" only reads the bootstrap, reports, and exits 0 when it is good.
+    #[arg(long, default_value = "serve")]
+    pub mode: Mode,
+    /// After SIGTERM, open connections get this many seconds to finish.
+    #[arg(long, value_name = "SECONDS", default_value_t = 45)]
+    pub drain_time_s: u64,
+    /// Where Prometheus scrapes (/metrics, /stats/prometheus); "off": nowhere.
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15010")]
+    pub stats_address: OptionalAddress,
+    /// Where TCP probes rewritten by the injector are answered (/osm-healthcheck, /ready); "off": nowhere.
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15904")]
+    pub health_address: OptionalAddress,
+    /// How long a silent client on a port of undeclared protocol is waited for, unless its listener says.
+    #[arg(long, value_name = "MS", default_value_t = 200)]
+    pub detect_timeout_ms: u64,
+    /// Mark (SO_MARK) on every socket opened towards servers, applications and the control plane, so that
+    /// weir-init can tell the proxy's own connections where there is only one uid.
+    #[arg(long, value_name = "N", env = "WEIR_SOCKET_MARK")]
+    pub socket_mark: Option<u32>,
+
+    #[command(flatten)]
+    pod: Pod,
+    #[command(flatten)]
+    ignored: Ignored,
+}
+
+/// What the injector says of the pod, by environment.
+#[derive(Clone, Debug, Default, clap::Args)]
+struct Pod {
+    #[arg(long, env = "POD_NAME", hide = true)]
+    pod_name: Option<String>,
+    #[arg(long, env = "POD_NAMESPACE", hide = true)]
+    pod_namespace: Option<String>,
+    #[arg(long, env = "POD_UID", hide = true)]
+    pod_uid: Option<String>,
+    #[arg(long, env = "POD_IP", hide = true)]
+    pod_ip: Option<String>,
+    #[arg(long, env = "POD_IPS", hide = true)]
+    pod_ips: Option<String>,
+    #[arg(long, env = "SERVICE_ACCOUNT", hide = true)]
+    service_account: Option<String>,
+    #[arg(long, env = "WORKLOAD_KIND", hide = true)]
+    workload_kind: Option<String>,
+    #[arg(long, env = "WORKLOAD_NAME", hide = true)]
+    workload_name: Option<String>,
+}
+
+/// Envoy's flags that have no meaning here, taken so that its command lines work.
+#[derive(Clone, Debug, Default, clap::Args)]
+struct Ignored {
+    #[arg(long, hide = true)]
+    base_id: Option<u32>,
+    #[arg(long, hide = true)]
+    restart_epoch: Option<u32>,
+    #[arg(long, hide = true)]
+    disable_hot_restart: bool,
+    #[arg(long, hide = true)]
+    component_log_level: Option<String>,
+    #[arg(long, hide = true)]
+    parent_shutdown_time_s: Option<u64>,
+    #[arg(long, hide = true)]
+    drain_strategy: Option<String>,
+    #[arg(long, hide = true)]
+    service_zone: Option<String>,
+}
+
+/// Lowest level logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    /// Nothing.
+    Off,
+    /// What needs someone's attention.
+    #[value(alias = "critical")]
+    Error,
+    /// What may.
+    #[value(alias = "warning")]
+    Warn,
+    /// Starts, stops, new configuration.
+    Info,
+    /// Each connection.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl From<LogLevel> for tracing::level_filters::LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Off => Self::OFF,
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+            LogLevel::Trace => Self::TRACE,
+        }
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Run.
+    Serve,
+    /// Read the bootstrap, report, exit.
+    Validate,
+}
+
+/// An address, or nothing when the flag says `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OptionalAddress(pub Option<SocketAddr>);
+
+impl std::str::FromStr for OptionalAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.eq_ignore_ascii_case("off") {
+            return Ok(Self(None));
+        }
+        let address = text.parse().map_err(|_| {
+            "expected an IP address and port such as 0.0.0.0:15010 or [::]:15010, or \"off\"".to_owned()
+        })?;
+        Ok(Self(Some(address)))
+    }
+}
+
+/// Everything the proxy needs to know before it starts.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What to do.
+    pub mode: Mode,
+    /// Worker threads; `None`: as many as the CPU quota allows.
+    pub concurrency: Option<NonZeroUsize>,
+    /// Lowest level logged.
+    pub log_level: LogLevel,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// How long open connections may go on after SIGTERM.
+    pub drain_time: Duration,
+    /// Where Prometheus scrapes.
+    pub stats_address: Option<SocketAddr>,
+    /// Where rewritten TCP probes are answered.
+    pub health_address: Option<SocketAddr>,
+    /// How long a silent client is waited for when its listener does not say.
+    pub detect_timeout: Duration,
+    /// `SO_MARK` of sockets that the proxy opens.
+    pub socket_mark: Option<u32>,
+    /// The pod's addresses, the primary first; empty when not told.
+    pub pod_ips: Vec<IpAddr>,
+    /// The pod's ServiceAccount; empty when not told.
+    pub service_account: String,
+    /// This pod, as metric labels name it.
+    pub workload: Workload,
+    /// Node, admin address, static resources, control plane.
+    pub bootstrap: Bootstrap,
+}
+
+/// Why the proxy cannot start as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The bootstrap is not usable.
+    #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
+    /// A pod address in the environment is not one.
+    #[error(
+        "{variable} holds {value:?}, which is not an IP address: set it from the pod's status.podIP (or status.podIPs)"
+    )]
+    PodIp {
+        /// The environment variable.
+        variable: &'static str,
+        /// What it holds.
+        value: String,
+    },
+}
+
+impl Args {
+    /// Reads the bootstrap and checks everything.
+    ///
+    /// # Errors
+    /// When something is not usable; the text says what, where, and what to do.
+    pub fn load(self) -> Result<Config, ConfigError> {
+        let pod = self.pod;
+        let overrides = Overrides {
+            node_id: self.service_node,
+            node_cluster: self.service_cluster,
+            metadata: pod.metadata(),
+        };
+        let bootstrap = Bootstrap::load(
+            self.config_path.as_deref(),
+            self.config_yaml.as_deref(),
+            overrides,
+        )?;
+        Ok(Config {
+            mode: self.mode,
+            concurrency: self.concurrency,
+            log_level: self.log_level,
+            log_format: self.log_format,
+            drain_time: Duration::from_secs(self.drain_time_s),
+            stats_address: self.stats_address.0,
+            health_address: self.health_address.0,
+            detect_timeout: Duration::from_millis(self.detect_timeout_ms),
+            socket_mark: self.socket_mark,
+            pod_ips: pod.ips()?,
+            workload: pod.workload(),
+            service_account: pod.service_account.unwrap_or_default(),
+            bootstrap,
+        })
+    }
+}
+
+impl Pod {
+    /// Node metadata under the names of the environment.
+    fn metadata(&self) -> Vec<(String, String)> {
+        [
+            ("POD_NAME", &self.pod_name),
+            ("POD_NAMESPACE", &self.pod_namespace),
+            ("POD_UID", &self.pod_uid),
+            ("POD_IP", &self.pod_ip),
+            ("POD_IPS", &self.pod_ips),
+            ("SERVICE_ACCOUNT", &self.service_account),
+            ("WORKLOAD_KIND", &self.workload_kind),
+            ("WORKLOAD_NAME", &self.workload_name),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value.clone().filter(|value| !value.is_empty())?)))
+        .collect()
+    }
+
+    fn ips(&self) -> Result<Vec<IpAddr>, ConfigError> {
+        let mut ips = Vec::new();
+        for (variable, list) in [("POD_IP", &self.pod_ip), ("POD_IPS", &self.pod_ips)] {
+            let list = list.as_deref().unwrap_or_default().split(',').map(str::trim);
+            for text in list.filter(|text| !text.is_empty()) {
+                let ip = text.parse().map_err(|_| ConfigError::PodIp {
+                    variable,
+                    value: text.to_owned(),
+                })?;
+                if !ips.contains(&ip) {
+                    ips.push(ip);
+                }
+            }
+        }
+        Ok(ips)
+    }
+
+    fn workload(&self) -> Workload {
+        let unknown = Workload::default();
+        let or = |value: &Option<String>, default: String| {
+            value.clone().filter(|value| !value.is_empty()).unwrap_or(default)
+        };
+        Workload {
+            namespace: or(&self.pod_namespace, unknown.namespace),
+            kind: or(&self.workload_kind, unknown.kind),
+            name: or(&self.workload_name, unknown.name),
+            pod: or(&self.pod_name, unknown.pod),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Args, clap::Error> {
+        Args::try_parse_from([&["weir-proxy"], args].concat())
+    }
+
+    #[test]
+    fn envoy_command_lines_are_understood() {
+        let args = parse(&[
+            "--config-yaml",
+            "{}",
+            "-l",
+            "warning",
+            "--concurrency",
+            "2",
+            "--service-cluster",
+            "a.b",
+            "--base-id",
+            "1",
+            "--disable-hot-restart",
+            "--drain-time-s",
+            "5",
+            "--mode",
+            "validate",
+        ])
+        .unwrap();
+        assert_eq!(args.log_level, LogLevel::Warn);
+        let config = args.load().unwrap();
+        assert_eq!(config.drain_time, Duration::from_secs(5));
+        assert_eq!(config.mode, Mode::Validate);
+        assert_eq!(config.bootstrap.node.cluster, "a.b");
+    }
+
+    #[test]
+    fn a_bootstrap_is_required() {
+        assert!(parse(&[]).is_err());
+    }
+
+    #[test]
+    fn addresses_can_be_switched_off() {
+        let args = parse(&["--config-yaml", "{}", "--stats-address", "off"]).unwrap();
+        let config = args.load().unwrap();
+        assert_eq!(config.stats_address, None);
+        assert_eq!(config.health_address, Some("0.0.0.0:15904".parse().unwrap()));
+        assert!(parse(&["--config-yaml", "{}", "--stats-address", "15010"]).is_err());
+    }
+
+    #[test]
+    fn the_pod_is_told_by_its_addresses_and_names() {
+        let args = parse(&[
+            "--config-yaml",
+            "{}",
+            "--pod-ip",
+            "10.0.0.1",
+            "--pod-ips",
+            "10.0.0.1,fd00::1",
+            "--pod-name",
+            "p",
+            "--pod-namespace",
+            "n",
+        ])
+        .unwrap();
+        let config = args.load().unwrap();
+        assert_eq!(config.pod_ips.len(), 2);
+        assert_eq!(config.workload.pod, "p");
+        assert_eq!(config.workload.kind, "unknown");
+        let metadata = config.bootstrap.node.metadata.unwrap_or_default();
+        assert!(metadata.fields.contains_key("POD_NAMESPACE"));
+        let wrong = parse(&["--config-yaml", "{}", "--pod-ip", "here"])
+            .unwrap()
+            .load();
+        assert!(wrong.unwrap_err().to_string().contains("POD_IP"));
+    }
+}

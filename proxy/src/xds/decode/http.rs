@@ -1,0 +1,182 @@
+//! The HTTP connection manager and its filters.
+
+use std::{sync::Arc, time::Duration};
+
+use prost_types::Any;
+use weir_xds::{
+    TypeUrl,
+    envoy::extensions::filters::{
+        http::{local_ratelimit::v3::LocalRateLimit, rbac::v3 as proto_rbac, router::v3::Router},
+        network::http_connection_manager::v3::{
+            HttpConnectionManager, HttpFilter,
+            http_connection_manager::{CodecType, RouteSpecifier},
+            http_filter::ConfigType,
+        },
+    },
+};
+
+use super::{
+    Context, DecodeError,
+    error::{At, each, refuse},
+    field, message, rbac as rules, route,
+};
+use crate::model::{Codec, Http, Rbac, RouteSource};
+
+/// Envoy's limit where none is given.
+const DEFAULT_STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// The manager.
+pub(super) fn manager(manager: HttpConnectionManager, context: &mut Context) -> Result<Http, DecodeError> {
+    refuse([
+        (
+            "original_ip_detection_extensions",
+            !manager.original_ip_detection_extensions.is_empty(),
+        ),
+        (
+            "forward_client_cert_matcher",
+            !manager.forward_client_cert_matcher.is_empty(),
+        ),
+    ])?;
+    ignore(&manager, context);
+    let codec = match CodecType::try_from(manager.codec_type) {
+        Ok(CodecType::Auto) => Codec::Auto,
+        Ok(CodecType::Http1) => Codec::Http1,
+        Ok(CodecType::Http2) => Codec::Http2,
+        Ok(CodecType::Http3) | Err(_) => return Err(DecodeError::unsupported("this codec_type")),
+    };
+    let routes = match manager.route_specifier {
+        Some(RouteSpecifier::Rds(rds)) if rds.route_config_name.is_empty() => {
+            return Err(DecodeError::new("rds.route_config_name must not be empty"));
+        }
+        Some(RouteSpecifier::Rds(rds)) => RouteSource::Rds(rds.route_config_name),
+        Some(RouteSpecifier::RouteConfig(config)) => {
+            RouteSource::Inline(Arc::new(route::table(config, context).at("route_config")?))
+        }
+        Some(RouteSpecifier::ScopedRoutes(_)) => return Err(DecodeError::unsupported("scoped_routes")),
+        None => return Err(DecodeError::new("neither rds nor route_config is given")),
+    };
+    let stream_idle_timeout = match manager.stream_idle_timeout {
+        Some(_) => field::timeout(manager.stream_idle_timeout).at("stream_idle_timeout")?,
+        None => Some(DEFAULT_STREAM_IDLE_TIMEOUT),
+    };
+    Ok(Http {
+        codec,
+        routes,
+        rbac: filters(&manager.http_filters, context)?,
+        upgrades: manager
+            .upgrade_configs
+            .iter()
+            .filter(|upgrade| upgrade.enabled.unwrap_or(true))
+            .map(|upgrade| upgrade.upgrade_type.to_ascii_lowercase())
+            .collect(),
+        stream_idle_timeout,
+        access_log: !manager.access_log.is_empty(),
+    })
+}
+
+fn ignore(manager: &HttpConnectionManager, context: &mut Context) {
+    for (setting, set) in [
+        ("HttpConnectionManager.tracing", manager.tracing.is_some()),
+        (
+            "HttpConnectionManager.request_timeout",
+            manager.request_timeout.is_some(),
+        ),
+        (
+            "HttpConnectionManager.local_reply_config",
+            manager.local_reply_config.is_some(),
+        ),
+        (
+            "HttpConnectionManager.normalize_path",
+            manager.normalize_path == Some(true),
+        ),
+        ("HttpConnectionManager.merge_slashes", manager.merge_slashes),
+        (
+            "HttpConnectionManager.xff_num_trusted_hops",
+            manager.xff_num_trusted_hops != 0,
+        ),
+        (
+            "HttpConnectionManager.strip_any_host_port",
+            manager.strip_port_mode.is_some(),
+        ),
+        (
+            "HttpConnectionManager.forward_client_cert_details",
+            manager.forward_client_cert_details != 0,
+        ),
+    ] {
+        context.ignore(setting, set);
+    }
+}
+
+/// The authorization among the filters; the router must be the last one.
+fn filters(filters: &[HttpFilter], context: &mut Context) -> Result<Option<Option<Arc<Rbac>>>, DecodeError> {
+    let mut found = None;
+    let mut routed = false;
+    each("http_filters", filters, |filter| {
+        if routed {
+            return Err(DecodeError::new("the router must be the last filter"));
+        }
+        match http_filter(filter, context)? {
+            Filter::Router => routed = true,
+            Filter::Rbac(_) if found.is_some() => {
+                return Err(DecodeError::unsupported("a second RBAC filter"));
+            }
+            Filter::Rbac(rbac) => found = Some(rbac),
+            Filter::Nothing => {}
+        }
+        Ok(())
+    })?;
+    if !routed {
+        return Err(DecodeError::new("http_filters must end with the router"));
+    }
+    Ok(found)
+}
+
+enum Filter {
+    Router,
+    Rbac(Option<Arc<Rbac>>),
+    Nothing,
+}
+
+fn http_filter(filter: &HttpFilter, context: &mut Context) -> Result<Filter, DecodeError> {
+    let any = match &filter.config_type {
+        Some(ConfigType::TypedConfig(any)) => any,
+        Some(ConfigType::ConfigDiscovery(_)) => return Err(DecodeError::unsupported("config_discovery")),
+        None if filter.name == "envoy.filters.http.router" => return Ok(Filter::Router),
+        None => return Err(DecodeError::new("typed_config is missing")),
+    };
+    if any.type_url == Router::type_url() {
+        refuse([("disabled", filter.disabled)])?;
+        message::<Router>(any)?;
+        Ok(Filter::Router)
+    } else if any.type_url == proto_rbac::Rbac::type_url() {
+        refuse([("disabled", filter.disabled)])?;
+        rbac(&message(any)?, context).map(Filter::Rbac)
+    } else if filter.disabled || is_idle_rate_limit(any) {
+        Ok(Filter::Nothing)
+    } else if filter.is_optional {
+        context.ignore("an optional HTTP filter", true);
+        Ok(Filter::Nothing)
+    } else {
+        Err(DecodeError::new(format!(
+            "HTTP filter {:?} is not supported",
+            any.type_url
+        )))
+    }
+}
+
+/// The rate limit without a bucket limits nothing.
+fn is_idle_rate_limit(any: &Any) -> bool {
+    any.type_url == LocalRateLimit::type_url()
+        && message::<LocalRateLimit>(any).is_ok_and(|filter| filter.token_bucket.is_none())
+}
+
+/// The rules of an RBAC filter; `None`: it allows everything.
+pub(super) fn rbac(
+    filter: &proto_rbac::Rbac,
+    context: &mut Context,
+) -> Result<Option<Arc<Rbac>>, DecodeError> {
+    refuse([("matcher", !filter.matcher.is_empty())])?;
+    context.ignore("HTTP RBAC shadow_rules", filter.shadow_rules.is_some());
+    let rules = filter.rules.as_ref().map(rules::rules).transpose().at("rules")?;
+    Ok(rules.map(Arc::new))
+}

@@ -1,0 +1,155 @@
+//! Resources as sent → [`model`](crate::model), or a precise reason why not.
+//!
+//! A setting that Weir does not implement is refused when leaving it out would change who may do what or where
+//! traffic goes, and otherwise noted as ignored. Fields declared in the contract as "refused when set" are of
+//! the first kind. Nothing here does I/O except through [`Origin::Bootstrap`]'s data sources, and nothing
+//! panics whatever the bytes are.
+
+#![allow(
+    deprecated,
+    reason = "forms that Envoy deprecated are still sent, and are taken"
+)]
+
+mod cluster;
+mod endpoints;
+mod error;
+mod field;
+mod http;
+mod listener;
+mod matcher;
+mod network;
+mod rbac;
+mod route;
+mod tls;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use prost_types::Any;
+use weir_xds::{
+    Resource, ResourceType, UnpackError,
+    envoy::{
+        config::{cluster::v3 as cds, endpoint::v3 as eds, listener::v3 as lds, route::v3 as rds},
+        extensions::transport_sockets::tls::v3 as sds,
+    },
+    unpack,
+};
+
+pub use error::DecodeError;
+pub use field::address;
+
+use crate::model::{Cluster, Endpoints, Listener, RouteTable, Secret};
+
+/// Where a message comes from, which decides what it may refer to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The bootstrap: may name files and environment variables of this machine.
+    Bootstrap,
+    /// The control plane: may not.
+    Stream,
+}
+
+/// What decoding carries along.
+#[derive(Debug)]
+pub struct Context {
+    /// Where the message comes from.
+    pub origin: Origin,
+    /// Settings that were accepted without effect.
+    pub ignored: BTreeSet<&'static str>,
+}
+
+impl Context {
+    /// Nothing ignored yet.
+    pub fn new(origin: Origin) -> Self {
+        Self {
+            origin,
+            ignored: BTreeSet::new(),
+        }
+    }
+
+    fn ignore(&mut self, setting: &'static str, set: bool) {
+        if set {
+            self.ignored.insert(setting);
+        }
+    }
+}
+
+/// A decoded resource of any type.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decoded {
+    /// CDS.
+    Cluster(Arc<Cluster>),
+    /// EDS.
+    Endpoints(Arc<Endpoints>),
+    /// SDS.
+    Secret(Arc<Secret>),
+    /// LDS.
+    Listener(Arc<Listener>),
+    /// RDS.
+    Route(Arc<RouteTable>),
+}
+
+/// A resource that decodes into a model.
+pub trait Decode: Resource {
+    /// What it decodes into.
+    type Model: crate::xds::Stored;
+
+    /// Decodes it.
+    ///
+    /// # Errors
+    /// When it asks for what is wrong or not supported.
+    fn decode(self, context: &mut Context) -> Result<Self::Model, DecodeError>;
+}
+
+macro_rules! decode {
+    ($message:ty, $model:ty, $function:path) => {
+        impl Decode for $message {
+            type Model = $model;
+
+            fn decode(self, context: &mut Context) -> Result<$model, DecodeError> {
+                let what = format!("{} {:?}", Self::TYPE.short(), self.resource_name());
+                $function(self, context).map_err(|error| error.at(what))
+            }
+        }
+    };
+}
+
+decode!(cds::Cluster, Cluster, cluster::cluster);
+decode!(eds::ClusterLoadAssignment, Endpoints, endpoints::endpoints);
+decode!(sds::Secret, Secret, tls::secret);
+decode!(lds::Listener, Listener, listener::listener);
+decode!(rds::RouteConfiguration, RouteTable, route::table);
+
+/// Decodes a resource of the stream and gives its name too.
+///
+/// # Errors
+/// When the bytes are not a message of the type, or the message is not usable.
+pub fn resource(
+    kind: ResourceType,
+    any: &Any,
+    context: &mut Context,
+) -> Result<(String, Decoded), DecodeError> {
+    fn as_model<R: Decode>(
+        any: &Any,
+        context: &mut Context,
+        wrap: fn(Arc<R::Model>) -> Decoded,
+    ) -> Result<(String, Decoded), DecodeError> {
+        let message: R = message(any)?;
+        let name = message.resource_name().to_owned();
+        Ok((name, wrap(Arc::new(message.decode(context)?))))
+    }
+    match kind {
+        ResourceType::Cluster => as_model::<cds::Cluster>(any, context, Decoded::Cluster),
+        ResourceType::Endpoints => as_model::<eds::ClusterLoadAssignment>(any, context, Decoded::Endpoints),
+        ResourceType::Secret => as_model::<sds::Secret>(any, context, Decoded::Secret),
+        ResourceType::Listener => as_model::<lds::Listener>(any, context, Decoded::Listener),
+        ResourceType::Route => as_model::<rds::RouteConfiguration>(any, context, Decoded::Route),
+    }
+}
+
+/// Unwraps an `Any` that must hold an `M`.
+fn message<M: weir_xds::TypeUrl>(any: &Any) -> Result<M, DecodeError> {
+    unpack(any).map_err(|error| match error {
+        UnpackError::Type { .. } => DecodeError::new(error.to_string()),
+        UnpackError::Decode(error) => DecodeError::new(format!("the bytes are not a valid message: {error}")),
+    })
+}
