@@ -16,6 +16,10 @@ mod names;
 mod peer;
 mod server;
 mod sides;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 use std::sync::{Arc, LazyLock};
