@@ -1,11 +1,18 @@
 //! Configuration from the control plane: the aggregated stream, its decoding, and the store that the data
 //! path watches.
 
+mod apply;
 mod connect;
 pub mod decode;
+mod delta;
 mod dump;
+mod sotw;
 mod status;
 mod store;
+mod stream;
+mod subscriptions;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use dump::descriptors;
 
@@ -13,3 +20,4 @@ pub use connect::{Connect, Io, Keepalive, channel};
 pub use dump::{Dumped, Owner, Summary};
 pub use status::{Status, TypeStatus};
 pub use store::{Interest, Source, State, Store, Stored, Watched};
+pub use stream::{IDLE_GRACE, Stream};

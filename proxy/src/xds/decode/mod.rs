@@ -119,30 +119,35 @@ decode!(sds::Secret, Secret, tls::secret);
 decode!(lds::Listener, Listener, listener::listener);
 decode!(rds::RouteConfiguration, RouteTable, route::table);
 
-/// Decodes a resource of the stream and gives its name too.
-///
-/// # Errors
-/// When the bytes are not a message of the type, or the message is not usable.
-pub fn resource(
-    kind: ResourceType,
-    any: &Any,
-    context: &mut Context,
-) -> Result<(String, Decoded), DecodeError> {
-    fn as_model<R: Decode>(
-        any: &Any,
-        context: &mut Context,
-        wrap: fn(Arc<R::Model>) -> Decoded,
-    ) -> Result<(String, Decoded), DecodeError> {
-        let message: R = message(any)?;
-        let name = message.resource_name().to_owned();
-        Ok((name, wrap(Arc::new(message.decode(context)?))))
+/// A resource of the stream: its name, when at least that could be read, and what it says.
+#[derive(Debug)]
+pub struct Read {
+    /// The name in the message.
+    pub name: Option<String>,
+    /// What it says, or why it is refused.
+    pub outcome: Result<Decoded, DecodeError>,
+}
+
+/// Reads a resource of the stream.
+pub fn resource(kind: ResourceType, any: &Any, context: &mut Context) -> Read {
+    fn read<R: Decode>(any: &Any, context: &mut Context, wrap: fn(Arc<R::Model>) -> Decoded) -> Read {
+        match message::<R>(any) {
+            Ok(message) => Read {
+                name: Some(message.resource_name().to_owned()),
+                outcome: message.decode(context).map(|model| wrap(Arc::new(model))),
+            },
+            Err(error) => Read {
+                name: None,
+                outcome: Err(error),
+            },
+        }
     }
     match kind {
-        ResourceType::Cluster => as_model::<cds::Cluster>(any, context, Decoded::Cluster),
-        ResourceType::Endpoints => as_model::<eds::ClusterLoadAssignment>(any, context, Decoded::Endpoints),
-        ResourceType::Secret => as_model::<sds::Secret>(any, context, Decoded::Secret),
-        ResourceType::Listener => as_model::<lds::Listener>(any, context, Decoded::Listener),
-        ResourceType::Route => as_model::<rds::RouteConfiguration>(any, context, Decoded::Route),
+        ResourceType::Cluster => read::<cds::Cluster>(any, context, Decoded::Cluster),
+        ResourceType::Endpoints => read::<eds::ClusterLoadAssignment>(any, context, Decoded::Endpoints),
+        ResourceType::Secret => read::<sds::Secret>(any, context, Decoded::Secret),
+        ResourceType::Listener => read::<lds::Listener>(any, context, Decoded::Listener),
+        ResourceType::Route => read::<rds::RouteConfiguration>(any, context, Decoded::Route),
     }
 }
 

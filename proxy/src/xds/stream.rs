@@ -1,0 +1,280 @@
+//! The aggregated stream: keeps one open, follows interest, answers responses, backs off.
+
+use std::{
+    future::Future,
+    pin::pin,
+    time::{Duration, Instant},
+};
+
+use futures::{StreamExt, TryStreamExt, stream::BoxStream};
+use rand::Rng;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::transport::Channel;
+use weir_xds::envoy::{
+    config::core::v3::Node,
+    service::discovery::v3::{
+        self as discovery, aggregated_discovery_service_client::AggregatedDiscoveryServiceClient as Client,
+    },
+};
+
+use super::{
+    Connect, Interest, Status, Store, apply::Sink, connect, delta::Delta, sotw::StateOfTheWorld,
+    subscriptions::Subscriptions,
+};
+use crate::bootstrap::{Ads, Protocol as Variant};
+
+/// How long a name stays subscribed after its last watcher, unless told otherwise.
+pub const IDLE_GRACE: Duration = Duration::from_secs(60);
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// Largest response, in bytes.
+const MAX_RESPONSE: usize = 64 << 20;
+
+/// All that the stream needs. [`Stream::run`] it in a task of its own; dropping that task ends the stream.
+pub struct Stream {
+    /// Protocol variant and keepalive.
+    pub ads: Ads,
+    /// Who we are.
+    pub node: Node,
+    /// Opens connections to the control plane.
+    pub connect: Connect,
+    /// Where resources go.
+    pub store: Store,
+    /// What is wanted, as [`Store::new`] gave it.
+    pub interest: mpsc::UnboundedReceiver<Interest>,
+    /// Where the state can be seen.
+    pub status: Status,
+    /// How long a name stays subscribed after its last watcher; [`IDLE_GRACE`].
+    pub idle_grace: Duration,
+}
+
+/// One variant of the protocol.
+pub(super) trait Protocol: Default + Send {
+    type Request: Send + 'static;
+    type Response: Send + 'static;
+
+    /// The first requests of a new stream.
+    fn open(&mut self, node: Node, subscriptions: &mut Subscriptions) -> Vec<Self::Request>;
+    /// What to say when names were added or given up.
+    fn changed(&mut self, subscriptions: &mut Subscriptions) -> Vec<Self::Request>;
+    /// Takes a response and says ACK or NACK.
+    fn answer(
+        &mut self,
+        response: Self::Response,
+        subscriptions: &mut Subscriptions,
+        sink: &mut Sink,
+    ) -> Self::Request;
+}
+
+type Responses<P> = BoxStream<'static, Result<<P as Protocol>::Response, tonic::Status>>;
+
+impl Stream {
+    /// Keeps a stream open for ever.
+    pub async fn run(self) {
+        match self.ads.protocol {
+            Variant::Delta => self.follow::<Delta>(call_delta).await,
+            Variant::StateOfTheWorld => self.follow::<StateOfTheWorld>(call_sotw).await,
+        }
+    }
+
+    async fn follow<P: Protocol>(
+        mut self,
+        call: fn(Channel, mpsc::UnboundedReceiver<P::Request>, Status) -> Responses<P>,
+    ) {
+        let mut protocol = P::default();
+        let mut subscriptions = Subscriptions::new(self.idle_grace);
+        let mut sink = Sink::new(self.store.clone(), self.status.clone());
+        let mut pause = Pause::default();
+        loop {
+            let error = match self.open(&mut subscriptions).await {
+                Ok(channel) => {
+                    let (requests, outgoing) = mpsc::unbounded_channel();
+                    for request in protocol.open(self.node.clone(), &mut subscriptions) {
+                        let _ = requests.send(request);
+                    }
+                    let responses = call(channel, outgoing, self.status.clone());
+                    self.converse(
+                        &mut protocol,
+                        &mut subscriptions,
+                        &mut sink,
+                        &requests,
+                        responses,
+                        &mut pause,
+                    )
+                    .await
+                }
+                Err(error) => error,
+            };
+            self.status.failed(&error);
+            let wait = pause.next(rand::rng().random_range(0.8..1.2));
+            tracing::warn!(%error, retry_in = ?wait, "no stream to the control plane; the last good configuration stays in force");
+            self.meanwhile(&mut subscriptions, tokio::time::sleep(wait)).await;
+        }
+    }
+
+    async fn open(&mut self, subscriptions: &mut Subscriptions) -> Result<Channel, String> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
+        let authority = if self.ads.cluster.chars().all(plain) {
+            &self.ads.cluster
+        } else {
+            "xds"
+        };
+        let (connect, authority, keepalive) =
+            (self.connect.clone(), authority.to_owned(), self.ads.keepalive);
+        let opening = connect::channel(&connect, &authority, keepalive);
+        match self
+            .meanwhile(subscriptions, tokio::time::timeout(CONNECT_TIMEOUT, opening))
+            .await
+        {
+            Ok(Ok(channel)) => Ok(channel),
+            Ok(Err(error)) => Err(with_causes(&error)),
+            Err(_) => Err("connecting took too long".to_owned()),
+        }
+    }
+
+    /// Talks on one stream until it ends, and says why it did.
+    async fn converse<P: Protocol>(
+        &mut self,
+        protocol: &mut P,
+        subscriptions: &mut Subscriptions,
+        sink: &mut Sink,
+        requests: &mpsc::UnboundedSender<P::Request>,
+        mut responses: Responses<P>,
+        pause: &mut Pause,
+    ) -> String {
+        loop {
+            tokio::select! {
+                response = responses.next() => match response {
+                    Some(Ok(response)) => {
+                        pause.reset();
+                        let _ = requests.send(protocol.answer(response, subscriptions, sink));
+                    }
+                    Some(Err(status)) => return describe(&status),
+                    None => return "the control plane ended the stream".to_owned(),
+                },
+                Some(interest) = self.interest.recv() => self.follow_interest(subscriptions, interest),
+                () = until(subscriptions.next_expiry()) => {
+                    let store = &self.store;
+                    subscriptions.expire(Instant::now(), |kind, name| store.forget(kind, name));
+                }
+            }
+            for request in protocol.changed(subscriptions) {
+                let _ = requests.send(request);
+            }
+        }
+    }
+
+    /// Follows interest while something else goes on.
+    async fn meanwhile<F: Future>(&mut self, subscriptions: &mut Subscriptions, other: F) -> F::Output {
+        let mut other = pin!(other);
+        loop {
+            tokio::select! {
+                output = &mut other => return output,
+                Some(interest) = self.interest.recv() => self.follow_interest(subscriptions, interest),
+                () = until(subscriptions.next_expiry()) => {
+                    let store = &self.store;
+                    subscriptions.expire(Instant::now(), |kind, name| store.forget(kind, name));
+                }
+            }
+        }
+    }
+
+    /// Takes all that is there, so that names wanted together are asked for together.
+    fn follow_interest(&mut self, subscriptions: &mut Subscriptions, first: Interest) {
+        let now = Instant::now();
+        subscriptions.follow(first, now);
+        while let Ok(next) = self.interest.try_recv() {
+            subscriptions.follow(next, now);
+        }
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn call_delta(
+    channel: Channel,
+    requests: mpsc::UnboundedReceiver<discovery::DeltaDiscoveryRequest>,
+    status: Status,
+) -> Responses<Delta> {
+    let mut client = Client::new(channel).max_decoding_message_size(MAX_RESPONSE);
+    let opening = async move {
+        let requests = UnboundedReceiverStream::new(requests);
+        let responses = client.delta_aggregated_resources(requests).await?;
+        status.opened();
+        Ok::<_, tonic::Status>(responses.into_inner())
+    };
+    futures::stream::once(opening).try_flatten().boxed()
+}
+
+fn call_sotw(
+    channel: Channel,
+    requests: mpsc::UnboundedReceiver<discovery::DiscoveryRequest>,
+    status: Status,
+) -> Responses<StateOfTheWorld> {
+    let mut client = Client::new(channel).max_decoding_message_size(MAX_RESPONSE);
+    let opening = async move {
+        let requests = UnboundedReceiverStream::new(requests);
+        let responses = client.stream_aggregated_resources(requests).await?;
+        status.opened();
+        Ok::<_, tonic::Status>(responses.into_inner())
+    };
+    futures::stream::once(opening).try_flatten().boxed()
+}
+
+fn describe(status: &tonic::Status) -> String {
+    format!("the stream failed: {:?}: {}", status.code(), status.message())
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// Growing pauses between attempts.
+#[derive(Default)]
+struct Pause {
+    failures: u32,
+}
+
+impl Pause {
+    /// The next pause, spread by a factor around 1 so that proxies do not come back together.
+    fn next(&mut self, jitter: f64) -> Duration {
+        let doubled = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10));
+        self.failures = self.failures.saturating_add(1);
+        doubled.mul_f64(jitter).min(LONGEST_PAUSE)
+    }
+
+    fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_limit_and_start_over_after_a_response() {
+        let mut pause = Pause::default();
+        assert_eq!(pause.next(1.0), Duration::from_millis(500));
+        assert_eq!(pause.next(1.0), Duration::from_secs(1));
+        for _ in 0..100 {
+            assert!(pause.next(1.2) <= LONGEST_PAUSE);
+        }
+        pause.reset();
+        assert_eq!(pause.next(1.0), Duration::from_millis(500));
+    }
+}
