@@ -6,5 +6,10 @@
 //! `certificates` signs the proxies' keys and owns the trust bundle, `injector` adds the sidecar to pods,
 //! `validator` explains what is wrong with an object, `admin` shows health and metrics.
 
+pub mod admin;
+pub mod app;
 pub mod catalog;
+pub mod certificates;
+pub mod config;
 pub mod injector;
+pub mod xds;

@@ -1,0 +1,84 @@
+//! What the proxy control plane counts.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+/// Sessions, requests, responses and refusals.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    pub(super) sessions: Gauge,
+    pub(super) reconnects: Counter,
+    pub(super) requests: Family<Kind, Counter>,
+    pub(super) responses: Family<Kind, Counter>,
+    pub(super) nacks: Family<Kind, Counter>,
+    pub(super) refused: Family<Reason, Counter>,
+    pub(super) handshakes_failed: Counter,
+    pub(super) generation: Gauge,
+    pub(super) woken: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct Kind {
+    pub(super) r#type: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct Reason {
+    pub(super) reason: &'static str,
+}
+
+impl Metrics {
+    /// Makes them and adds them to a registry.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        registry.register(
+            "osm_proxy_connect_count",
+            "Proxies connected",
+            metrics.sessions.clone(),
+        );
+        registry.register(
+            "osm_proxy_reconnect_count",
+            "Streams that took over from an older one of the same proxy",
+            metrics.reconnects.clone(),
+        );
+        registry.register(
+            "osm_proxy_xds_request_count",
+            "Discovery requests, by type",
+            metrics.requests.clone(),
+        );
+        registry.register(
+            "osm_proxy_response_send_success_count",
+            "Discovery responses sent, by type",
+            metrics.responses.clone(),
+        );
+        registry.register(
+            "weir_xds_nacks",
+            "Responses that a proxy refused, by type",
+            metrics.nacks.clone(),
+        );
+        registry.register(
+            "weir_xds_refused",
+            "Streams refused or ended, by reason",
+            metrics.refused.clone(),
+        );
+        registry.register(
+            "weir_xds_tls_handshakes_failed",
+            "TLS handshakes on the xDS port that failed",
+            metrics.handshakes_failed.clone(),
+        );
+        registry.register(
+            "weir_snapshot_generation",
+            "Generation of the snapshot being served",
+            metrics.generation.clone(),
+        );
+        registry.register(
+            "weir_xds_sessions_woken",
+            "Sessions woken by changes",
+            metrics.woken.clone(),
+        );
+        metrics
+    }
+}

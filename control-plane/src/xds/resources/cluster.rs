@@ -1,0 +1,200 @@
+//! Where traffic goes: clusters and their endpoints.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
+
+use prost_types::Any;
+use weir_xds::{
+    envoy::{
+        config::{
+            cluster::v3::{
+                Cluster,
+                cluster::{
+                    ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbConfig, LbPolicy,
+                    LeastRequestLbConfig,
+                },
+            },
+            core::v3::{HealthStatus, Http2ProtocolOptions, Metadata},
+            endpoint::v3::{
+                ClusterLoadAssignment, Endpoint as XdsEndpoint, LbEndpoint, LocalityLbEndpoints,
+                lb_endpoint::HostIdentifier,
+            },
+        },
+        extensions::{
+            transport_sockets::tls::v3::{
+                CertificateValidationContext, CommonTlsContext, SubjectAltNameMatcher, UpstreamTlsContext,
+                common_tls_context::{CombinedCertificateValidationContext, ValidationContextType},
+                subject_alt_name_matcher::SanType,
+            },
+            upstreams::http::v3::{
+                HttpProtocolOptions,
+                http_protocol_options::{UpstreamProtocolOptions, UseDownstreamHttpConfig},
+            },
+        },
+    },
+    pack,
+};
+
+use super::{
+    super::names::{PASSTHROUGH, service_port_name},
+    parts::{self, ALPN_HTTP},
+    rbac::exact,
+};
+use crate::catalog::{Endpoint, MeshSettings, Pod, Service, ServicePort};
+
+const CONNECT_TIMEOUT_S: i64 = 5;
+/// Our part of `filter_metadata`.
+const METADATA: &str = "weir";
+
+/// CDS `<ns>/<svc>|<port>`.
+pub(super) fn service(service: &Service, port: &ServicePort, mesh: &MeshSettings) -> Cluster {
+    let key = &service.key;
+    Cluster {
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
+        eds_cluster_config: Some(EdsClusterConfig {
+            eds_config: Some(parts::ads()),
+            service_name: String::new(),
+        }),
+        lb_policy: LbPolicy::LeastRequest.into(),
+        lb_config: Some(LbConfig::LeastRequestLbConfig(LeastRequestLbConfig {
+            choice_count: Some(2),
+        })),
+        transport_socket: Some(parts::transport_socket(&UpstreamTlsContext {
+            common_tls_context: Some(CommonTlsContext {
+                tls_params: Some(parts::tls_parameters(mesh.tls)),
+                alpn_protocols: vec![ALPN_HTTP.to_owned()],
+                tls_certificate_sds_secret_configs: vec![parts::workload_certificate()],
+                validation_context_type: Some(ValidationContextType::CombinedValidationContext(
+                    CombinedCertificateValidationContext {
+                        default_validation_context: Some(principals(service, mesh)),
+                        validation_context_sds_secret_config: Some(parts::trust_bundle_reference()),
+                    },
+                )),
+                ..CommonTlsContext::default()
+            }),
+            sni: format!("{}.{}.svc.cluster.local", key.name, key.namespace),
+        })),
+        metadata: Some(metadata([
+            ("namespace", key.namespace.to_string()),
+            ("service", key.name.to_string()),
+            ("port", port.number.to_string()),
+        ])),
+        ..speaking_as_the_client(service_port_name(key, port.number))
+    }
+}
+
+/// EDS `<ns>/<svc>|<port>`.
+pub(super) fn endpoints(service: &Service, port: &ServicePort) -> ClusterLoadAssignment {
+    ClusterLoadAssignment {
+        cluster_name: service_port_name(&service.key, port.number),
+        endpoints: vec![LocalityLbEndpoints {
+            lb_endpoints: port.endpoints.iter().map(endpoint).collect(),
+            ..LocalityLbEndpoints::default()
+        }],
+        policy: None,
+    }
+}
+
+/// CDS `local|<port>`: the application beside the proxy.
+pub(super) fn local(pod: &Pod, port: u16, mesh: &MeshSettings) -> Option<Cluster> {
+    pod.inbound.iter().find(|inbound| inbound.port == port)?;
+    let name = parts::local_name(port);
+    let own = pod.ips.first().filter(|_| mesh.local_proxy_pod_ip);
+    let ip = own.copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    Some(Cluster {
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into())),
+        load_assignment: Some(ClusterLoadAssignment {
+            cluster_name: name.clone(),
+            endpoints: vec![LocalityLbEndpoints {
+                lb_endpoints: vec![at(SocketAddr::new(ip, port))],
+                ..LocalityLbEndpoints::default()
+            }],
+            policy: None,
+        }),
+        ..speaking_as_the_client(name)
+    })
+}
+
+/// CDS `passthrough-outbound`: wherever the client wanted to go.
+pub(super) fn passthrough() -> Cluster {
+    Cluster {
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst.into())),
+        lb_policy: LbPolicy::ClusterProvided.into(),
+        ..speaking_as_the_client(PASSTHROUGH.to_owned())
+    }
+}
+
+/// A cluster that is spoken to in the HTTP version of the request at hand.
+fn speaking_as_the_client(name: String) -> Cluster {
+    let options = HttpProtocolOptions {
+        upstream_protocol_options: Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(
+            UseDownstreamHttpConfig {
+                http_protocol_options: None,
+                // Envoy takes its absence for "HTTP/1 only".
+                http2_protocol_options: Some(Http2ProtocolOptions::default()),
+            },
+        )),
+        ..HttpProtocolOptions::default()
+    };
+    let options: BTreeMap<String, Any> = BTreeMap::from([(
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions".to_owned(),
+        pack(&options),
+    )]);
+    Cluster {
+        name,
+        connect_timeout: Some(parts::seconds(CONNECT_TIMEOUT_S)),
+        typed_extension_protocol_options: options,
+        ..Cluster::default()
+    }
+}
+
+/// Exactly the identities behind the service.
+fn principals(service: &Service, mesh: &MeshSettings) -> CertificateValidationContext {
+    // No matcher at all would accept every certificate of the mesh: a name that nobody can have accepts none.
+    let nobody = format!("spiffe://{}/ns/{}/sa/", mesh.trust_domain, service.key.namespace);
+    let matcher = |uri: &str| SubjectAltNameMatcher {
+        san_type: SanType::Uri.into(),
+        matcher: Some(exact(uri)),
+    };
+    let mut matchers: Vec<_> = service.principals.iter().map(|uri| matcher(uri)).collect();
+    if matchers.is_empty() {
+        matchers.push(matcher(&nobody));
+    }
+    CertificateValidationContext {
+        match_typed_subject_alt_names: matchers,
+        ..CertificateValidationContext::default()
+    }
+}
+
+fn endpoint(endpoint: &Endpoint) -> LbEndpoint {
+    let workload = &endpoint.workload;
+    LbEndpoint {
+        metadata: Some(metadata([
+            ("principal", endpoint.principal.to_string()),
+            ("namespace", workload.namespace.clone()),
+            ("pod", workload.pod.clone()),
+            ("kind", workload.kind.clone()),
+            ("workload", workload.name.clone()),
+        ])),
+        ..at(SocketAddr::new(endpoint.ip, endpoint.port))
+    }
+}
+
+fn at(address: SocketAddr) -> LbEndpoint {
+    LbEndpoint {
+        host_identifier: Some(HostIdentifier::Endpoint(XdsEndpoint {
+            address: Some(parts::socket_address(address)),
+            ..XdsEndpoint::default()
+        })),
+        health_status: HealthStatus::Healthy.into(),
+        ..LbEndpoint::default()
+    }
+}
+
+fn metadata<const N: usize>(fields: [(&str, String); N]) -> Metadata {
+    Metadata {
+        filter_metadata: BTreeMap::from([(METADATA.to_owned(), parts::text_struct(fields))]),
+    }
+}

@@ -1,0 +1,236 @@
+//! What a pod serves: its inbound listener and the routes of its HTTP ports.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use weir_xds::{
+    envoy::{
+        config::{
+            core::v3::TrafficDirection,
+            listener::v3::{FilterChain, FilterChainMatch, Listener},
+            route::v3::{
+                HeaderMatcher, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
+                header_matcher::HeaderMatchSpecifier, route::Action, route_action::ClusterSpecifier,
+                route_match::PathSpecifier,
+            },
+        },
+        extensions::transport_sockets::tls::v3::{
+            CommonTlsContext, DownstreamTlsContext, common_tls_context::ValidationContextType,
+        },
+        r#type::matcher::v3::{RegexMatcher, StringMatcher, string_matcher::MatchPattern},
+    },
+    pack,
+};
+
+use super::{
+    Refusal, is_http, outbound,
+    parts::{self, ALPN_HTTP, ALPN_TCP, HTTP_RBAC, Look},
+    rbac,
+};
+use crate::catalog::{Authorization, HttpRule, InboundPort, MeshSettings, Pod, Protocol};
+
+const PORT: u16 = 15003;
+
+/// LDS `inbound`.
+pub(super) fn listener(pod: &Pod, mesh: &MeshSettings, refusal: Refusal) -> Listener {
+    let mut chains: Vec<_> = pod
+        .inbound
+        .iter()
+        .flat_map(|inbound| port_chains(inbound, mesh))
+        .collect();
+    if chains.is_empty() {
+        chains.extend(outbound::refusing_chain(refusal));
+    }
+    Listener {
+        name: super::super::names::INBOUND.to_owned(),
+        address: Some(parts::socket_address(SocketAddr::new(
+            Ipv4Addr::UNSPECIFIED.into(),
+            PORT,
+        ))),
+        filter_chains: chains,
+        listener_filters: [Look::OriginalDst, Look::Tls].map(parts::listener_filter).into(),
+        traffic_direction: TrafficDirection::Inbound.into(),
+        ..Listener::default()
+    }
+}
+
+/// RDS `inbound|<port>`, for a port that may speak HTTP.
+pub(super) fn routes(pod: &Pod, port: u16) -> Option<RouteConfiguration> {
+    let inbound = pod.inbound.iter().find(|inbound| inbound.port == port)?;
+    if !is_http(inbound.protocol) && inbound.protocol != Protocol::Undeclared {
+        return None;
+    }
+    let routes = match &*inbound.authorization {
+        Authorization::Permissive => vec![local_route(port, any_request())],
+        Authorization::Rules { http, .. } => http.iter().flat_map(|rule| rule_routes(port, rule)).collect(),
+    };
+    Some(RouteConfiguration {
+        name: routes_name(port),
+        virtual_hosts: vec![VirtualHost {
+            name: "inbound".to_owned(),
+            domains: vec!["*".to_owned()],
+            routes,
+            ..VirtualHost::default()
+        }],
+        ..RouteConfiguration::default()
+    })
+}
+
+fn routes_name(port: u16) -> String {
+    format!("inbound|{port}")
+}
+
+/// One chain; two for a port of undeclared protocol, where the client's sidecar says by ALPN what it found.
+fn port_chains(inbound: &InboundPort, mesh: &MeshSettings) -> Vec<FilterChain> {
+    match inbound.protocol {
+        Protocol::Http | Protocol::Grpc => {
+            vec![http_chain(inbound, mesh, parts::protocol_name(inbound.protocol))]
+        }
+        Protocol::Tcp | Protocol::TcpServerFirst => {
+            let protocol = parts::protocol_name(inbound.protocol);
+            tcp_chain(inbound, mesh, protocol, &[ALPN_HTTP, ALPN_TCP])
+                .into_iter()
+                .collect()
+        }
+        Protocol::Undeclared => [
+            Some(http_chain(inbound, mesh, "http")),
+            tcp_chain(inbound, mesh, "tcp", &[ALPN_TCP]),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
+    }
+}
+
+fn http_chain(inbound: &InboundPort, mesh: &MeshSettings, protocol: &str) -> FilterChain {
+    let name = chain_name(inbound, protocol);
+    let http = parts::http(&name, routes_name(inbound.port), true);
+    let filters = network_rbac(inbound, &name).into_iter().chain([http]).collect();
+    chain(inbound, mesh, name, &[ALPN_HTTP], filters)
+}
+
+fn tcp_chain(
+    inbound: &InboundPort,
+    mesh: &MeshSettings,
+    protocol: &str,
+    alpn: &[&str],
+) -> Option<FilterChain> {
+    let name = chain_name(inbound, protocol);
+    let tcp = parts::tcp(&name, &[(parts::local_name(inbound.port), 1)])?;
+    let filters = network_rbac(inbound, &name).into_iter().chain([tcp]).collect();
+    Some(chain(inbound, mesh, name, alpn, filters))
+}
+
+fn chain(
+    inbound: &InboundPort,
+    mesh: &MeshSettings,
+    name: String,
+    alpn: &[&str],
+    filters: Vec<weir_xds::envoy::config::listener::v3::Filter>,
+) -> FilterChain {
+    let alpn: Vec<_> = alpn.iter().map(|&protocol| protocol.to_owned()).collect();
+    FilterChain {
+        name,
+        filter_chain_match: Some(FilterChainMatch {
+            destination_port: Some(u32::from(inbound.port)),
+            transport_protocol: "tls".to_owned(),
+            application_protocols: alpn.clone(),
+            ..FilterChainMatch::default()
+        }),
+        filters,
+        transport_socket: Some(parts::transport_socket(&DownstreamTlsContext {
+            common_tls_context: Some(CommonTlsContext {
+                tls_params: Some(parts::tls_parameters(mesh.tls)),
+                alpn_protocols: alpn,
+                tls_certificate_sds_secret_configs: vec![parts::workload_certificate()],
+                validation_context_type: Some(ValidationContextType::ValidationContextSdsSecretConfig(
+                    parts::trust_bundle_reference(),
+                )),
+                ..CommonTlsContext::default()
+            }),
+            require_client_certificate: Some(true),
+            ..DownstreamTlsContext::default()
+        })),
+        ..FilterChain::default()
+    }
+}
+
+fn network_rbac(
+    inbound: &InboundPort,
+    stat_prefix: &str,
+) -> Option<weir_xds::envoy::config::listener::v3::Filter> {
+    match &*inbound.authorization {
+        Authorization::Permissive => None,
+        Authorization::Rules { tcp, .. } => Some(rbac::network(inbound.port, tcp, stat_prefix)),
+    }
+}
+
+fn chain_name(inbound: &InboundPort, protocol: &str) -> String {
+    let service = inbound
+        .services
+        .first()
+        .map_or_else(|| "none".to_owned(), ToString::to_string);
+    format!("inbound_{service}_{}_{protocol}", inbound.port)
+}
+
+/// One route a method; a single one when every method is allowed.
+fn rule_routes(port: u16, rule: &HttpRule) -> Vec<Route> {
+    let methods: Vec<Option<&String>> = match rule.methods.is_empty() {
+        true => vec![None],
+        false => rule.methods.iter().map(Some).collect(),
+    };
+    let route = |method: Option<&String>| {
+        let method = method.map(|method| header(":method", MatchPattern::Exact(method.clone())));
+        let headers = rule
+            .headers
+            .iter()
+            .map(|(name, value)| header(name, MatchPattern::SafeRegex(regex(value))));
+        let matches = RouteMatch {
+            path_specifier: Some(PathSpecifier::SafeRegex(regex(&rule.path_regex))),
+            headers: method.into_iter().chain(headers).collect(),
+            ..RouteMatch::default()
+        };
+        let mut route = local_route(port, matches);
+        let rules = pack(&rbac::per_route(&rule.rule));
+        route.typed_per_filter_config.insert(HTTP_RBAC.to_owned(), rules);
+        route
+    };
+    methods.into_iter().map(route).collect()
+}
+
+fn local_route(port: u16, matches: RouteMatch) -> Route {
+    Route {
+        r#match: Some(matches),
+        action: Some(Action::Route(RouteAction {
+            cluster_specifier: Some(ClusterSpecifier::Cluster(parts::local_name(port))),
+            timeout: Some(parts::seconds(0)),
+            ..RouteAction::default()
+        })),
+        ..Route::default()
+    }
+}
+
+/// The match of every request.
+pub(super) fn any_request() -> RouteMatch {
+    RouteMatch {
+        path_specifier: Some(PathSpecifier::Prefix("/".to_owned())),
+        ..RouteMatch::default()
+    }
+}
+
+fn header(name: &str, pattern: MatchPattern) -> HeaderMatcher {
+    HeaderMatcher {
+        name: name.to_owned(),
+        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(StringMatcher {
+            match_pattern: Some(pattern),
+            ..StringMatcher::default()
+        })),
+        ..HeaderMatcher::default()
+    }
+}
+
+fn regex(expression: &str) -> RegexMatcher {
+    RegexMatcher {
+        regex: expression.to_owned(),
+        ..RegexMatcher::default()
+    }
+}

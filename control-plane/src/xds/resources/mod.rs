@@ -1,0 +1,162 @@
+//! What each resource contains. Pure: a snapshot in, messages out. Everything here is valid for a stock Envoy,
+//! except a listener without chains, for which there is [`Refusal::Chain`].
+
+mod cluster;
+mod inbound;
+mod outbound;
+mod parts;
+mod rbac;
+
+use std::net::{IpAddr, SocketAddr};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use prost_types::Any;
+use weir_xds::{TypeUrl, pack};
+
+use super::names::{Name, OUTBOUND};
+use crate::{
+    catalog::{Pod, Protocol, Service, ServicePort, Snapshot},
+    certificates::TrustBundle,
+};
+
+/// A resource as it goes over the wire, and the hash of it that is its version. Equal content has an equal
+/// version, in every replica and after every restart.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Encoded {
+    /// First 64 bits of the SHA-256 of the encoded message.
+    pub(super) version: u64,
+    /// The message.
+    pub(super) any: Any,
+}
+
+/// How a listener says that it takes no connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) enum Refusal {
+    /// It has no chain: `weir-proxy` resets the connection at once.
+    #[default]
+    Empty,
+    /// It has one chain that denies everybody: Envoy refuses listeners without chains.
+    Chain,
+}
+
+/// The resource of a name, or `None` when there is none. Names that differ from pod to pod need the pod.
+pub(super) fn build(
+    name: &Name,
+    snapshot: &Snapshot,
+    trust: &TrustBundle,
+    pod: Option<&Pod>,
+    refusal: Refusal,
+) -> Option<Encoded> {
+    let mesh = &snapshot.mesh;
+    match name {
+        Name::Inbound => Some(encode(&inbound::listener(pod?, mesh, refusal))),
+        Name::InboundRoutes(port) => inbound::routes(pod?, *port).map(|routes| encode(&routes)),
+        Name::Local(port) => cluster::local(pod?, *port, mesh).map(|cluster| encode(&cluster)),
+        Name::Outbound => Some(encode(&outbound::entry(mesh, refusal))),
+        Name::Address(address) => match at(snapshot, *address)? {
+            At::Port(service, port) => Some(encode(&outbound::address(*address, service, port, refusal))),
+            At::UnknownPort => Some(encode(&outbound::refusing(*address, refusal))),
+        },
+        Name::Routes(key, number) => {
+            let service = snapshot.services.get(key)?;
+            outbound::routes(service, port(service, *number)?).map(|routes| encode(&routes))
+        }
+        Name::Passthrough => Some(encode(&cluster::passthrough())),
+        Name::Cluster(key, number) => {
+            let service = snapshot.services.get(key)?;
+            Some(encode(&cluster::service(service, port(service, *number)?, mesh)))
+        }
+        Name::Endpoints(key, number) => {
+            let service = snapshot.services.get(key)?;
+            Some(encode(&cluster::endpoints(service, port(service, *number)?)))
+        }
+        Name::TrustBundle => Some(encode(&parts::trust_bundle(trust))),
+    }
+}
+
+/// Every listener, for a subscriber of all.
+pub(super) fn all_listeners(snapshot: &Snapshot) -> Vec<String> {
+    let mut names = vec![super::names::INBOUND.to_owned(), OUTBOUND.to_owned()];
+    for service in snapshot.services.values() {
+        for port in &service.ports {
+            let cluster = service
+                .cluster_ips
+                .iter()
+                .map(|ip| SocketAddr::new(*ip, port.number));
+            let own = |ip: &IpAddr| snapshot.addresses.get(ip) == Some(&service.key);
+            let headless = port.endpoints.iter().filter(|_| service.cluster_ips.is_empty());
+            let headless = headless.map(|endpoint| SocketAddr::new(endpoint.ip, endpoint.port));
+            names.extend(
+                cluster
+                    .chain(headless)
+                    .filter(|a| own(&a.ip()))
+                    .map(|a| a.to_string()),
+            );
+        }
+    }
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// Every cluster, for a subscriber of all.
+pub(super) fn all_clusters(snapshot: &Snapshot, pod: Option<&Pod>) -> Vec<String> {
+    let mut names = vec![super::names::PASSTHROUGH.to_owned()];
+    names.extend(
+        pod.iter()
+            .flat_map(|pod| &pod.inbound)
+            .map(|inbound| parts::local_name(inbound.port)),
+    );
+    for service in snapshot.services.values() {
+        names.extend(
+            service
+                .ports
+                .iter()
+                .map(|port| super::names::service_port_name(&service.key, port.number)),
+        );
+    }
+    names
+}
+
+/// What an address of the mesh leads to.
+enum At<'a> {
+    Port(&'a Service, &'a ServicePort),
+    UnknownPort,
+}
+
+fn at(snapshot: &Snapshot, address: SocketAddr) -> Option<At<'_>> {
+    let service = snapshot.services.get(snapshot.addresses.get(&address.ip())?)?;
+    if service.cluster_ips.contains(&address.ip()) {
+        return Some(port(service, address.port()).map_or(At::UnknownPort, |port| At::Port(service, port)));
+    }
+    let serves = |port: &&ServicePort| {
+        let same =
+            |endpoint: &crate::catalog::Endpoint| SocketAddr::new(endpoint.ip, endpoint.port) == address;
+        port.endpoints.iter().any(same)
+    };
+    // A pod of a headless service is also an ordinary address: its other ports are none of the service's business.
+    service
+        .ports
+        .iter()
+        .find(serves)
+        .map(|port| At::Port(service, port))
+}
+
+fn port(service: &Service, number: u16) -> Option<&ServicePort> {
+    service.ports.iter().find(|port| port.number == number)
+}
+
+fn is_http(protocol: Protocol) -> bool {
+    matches!(protocol, Protocol::Http | Protocol::Grpc)
+}
+
+fn encode<M: TypeUrl>(message: &M) -> Encoded {
+    let any = pack(message);
+    let hash = digest(&SHA256, &any.value);
+    let version = hash
+        .as_ref()
+        .iter()
+        .take(8)
+        .fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+    Encoded { version, any }
+}

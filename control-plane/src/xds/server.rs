@@ -1,0 +1,430 @@
+//! The aggregated discovery service: one task per stream, which authenticates, feeds the stream's state machine
+//! and sends what it has to say. It reads no further request while the client does not take responses, so that
+//! a client that never reads costs a few messages of memory.
+
+use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
+
+use futures::Stream;
+use tokio::{sync::mpsc, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{debug, info, warn};
+use weir_xds::{
+    ResourceType,
+    envoy::{
+        config::core::v3::Node,
+        service::discovery::v3::{
+            DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+            aggregated_discovery_service_server::AggregatedDiscoveryService,
+        },
+    },
+    google::rpc,
+};
+
+use super::{
+    Hub, Peer,
+    accept::PeerCertificate,
+    changes::Touched,
+    delta,
+    hub::Membership,
+    metrics::{Kind, Reason},
+    names::Topic,
+    resources::Refusal,
+    sotw,
+    view::{Moment, PodView, View},
+};
+
+/// Responses that wait for a client to read them.
+const OUTGOING: usize = 2;
+const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+/// How long a pod may be unknown to the catalog when its proxy connects.
+const PATIENCE: Duration = Duration::from_secs(2);
+const FAREWELL: Duration = Duration::from_millis(500);
+const NAMES: usize = 10_000;
+const NAME_BYTES: usize = 1 << 20;
+const NACK_TEXT: usize = 512;
+
+/// A protocol variant's state machine.
+pub(super) trait Machine: Send + 'static {
+    type Request: Send + 'static;
+    type Response: Send + 'static;
+    const PROTOCOL: &'static str;
+
+    /// For the sidecar of this pod.
+    fn new(pod: Arc<str>) -> Self;
+    /// The node of a request, which only a stream's first needs to carry.
+    fn node(request: &Self::Request) -> Option<&Node>;
+    /// Takes a request in.
+    fn request(&mut self, request: &Self::Request, view: &dyn View) -> Result<Handled, Limit>;
+    /// Takes a change in.
+    fn changed(&mut self, touched: &Touched, view: &dyn View);
+    /// The next thing to say.
+    fn next(&mut self, view: &dyn View) -> Option<Self::Response>;
+    /// What it follows.
+    fn interest(&mut self) -> &mut Interest;
+    /// How many names it holds, by type.
+    fn subscribed(&self) -> [usize; ResourceType::ALL.len()];
+}
+
+/// What a request was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Handled {
+    /// Taken in; with the client's complaint when it refuses the last response.
+    Taken(ResourceType, Option<String>),
+    /// About an older response: nothing to do.
+    Stale,
+    /// Of a type that is not served.
+    Unknown,
+}
+
+impl Handled {
+    pub(super) fn of(kind: ResourceType, error: Option<&rpc::Status>) -> Self {
+        let text = |status: &rpc::Status| status.message.chars().take(NACK_TEXT).collect();
+        Self::Taken(kind, error.map(text))
+    }
+}
+
+/// A client subscribed to more than a proxy can need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("more than {NAMES} resource names, or more than {NAME_BYTES} bytes of them, on one stream")]
+pub(super) struct Limit;
+
+/// The topics of a session's names, counted.
+#[derive(Default)]
+pub(super) struct Interest {
+    /// It subscribed to everything of some type.
+    pub(super) all: bool,
+    counts: HashMap<Topic, u32>,
+    names: usize,
+    bytes: usize,
+    added: Vec<Topic>,
+    removed: Vec<Topic>,
+}
+
+impl Interest {
+    pub(super) fn add(&mut self, topic: Option<Topic>, name_bytes: usize) -> Result<(), Limit> {
+        self.names += 1;
+        self.bytes += name_bytes;
+        if self.names > NAMES || self.bytes > NAME_BYTES {
+            return Err(Limit);
+        }
+        if let Some(topic) = topic {
+            let count = self.counts.entry(topic.clone()).or_default();
+            *count += 1;
+            if *count == 1 {
+                self.removed.retain(|removed| *removed != topic);
+                self.added.push(topic);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove(&mut self, topic: Option<Topic>, name_bytes: usize) {
+        self.names = self.names.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(name_bytes);
+        let Some(topic) = topic else {
+            return;
+        };
+        if let Some(count) = self.counts.get_mut(&topic) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&topic);
+                self.added.retain(|added| *added != topic);
+                self.removed.push(topic);
+            }
+        }
+    }
+
+    fn take(&mut self) -> (Vec<Topic>, Vec<Topic>) {
+        (std::mem::take(&mut self.added), std::mem::take(&mut self.removed))
+    }
+}
+
+/// The aggregated discovery service.
+pub struct Discovery {
+    hub: Arc<Hub>,
+    stop: CancellationToken,
+}
+
+type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Discovery {
+    /// Serves the hub's mesh until told to stop.
+    pub fn new(hub: Arc<Hub>, stop: CancellationToken) -> Self {
+        Self { hub, stop }
+    }
+
+    fn start<M: Machine>(
+        &self,
+        request: Request<Streaming<M::Request>>,
+    ) -> Result<Response<Outgoing<M::Response>>, Status> {
+        let peer = request.extensions().get::<Peer>().cloned();
+        let peer = peer.ok_or_else(|| Status::internal("the connection has no peer"))?;
+        let Some(certificate) = peer.certificate.clone() else {
+            let ended = Ended::refused(
+                "no_certificate",
+                Status::permission_denied(
+                    "discovery needs a client certificate of the mesh; get one signed first",
+                ),
+            );
+            self.hub.count(&ended, &peer);
+            return Err(ended.status);
+        };
+        let (sender, receiver) = mpsc::channel(OUTGOING);
+        let stream = Conversation::<M> {
+            hub: self.hub.clone(),
+            requests: request.into_inner(),
+            responses: sender,
+            peer,
+            certificate,
+        };
+        let stop = self.stop.clone();
+        tokio::spawn(stream.serve(stop));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Discovery {
+    type StreamAggregatedResourcesStream = Outgoing<DiscoveryResponse>;
+    type DeltaAggregatedResourcesStream = Outgoing<DeltaDiscoveryResponse>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        self.start::<sotw::Session>(request)
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        self.start::<delta::Session>(request)
+    }
+}
+
+/// Why a stream ended.
+struct Ended {
+    reason: Option<&'static str>,
+    status: Status,
+}
+
+impl Ended {
+    fn refused(reason: &'static str, status: Status) -> Self {
+        Self {
+            reason: Some(reason),
+            status,
+        }
+    }
+
+    fn by_client(status: Status) -> Self {
+        Self { reason: None, status }
+    }
+}
+
+impl Hub {
+    fn count(&self, ended: &Ended, peer: &Peer) {
+        match ended.reason {
+            Some(reason) => {
+                self.metrics.refused.get_or_create(&Reason { reason }).inc();
+                let certificate = peer.certificate.as_deref();
+                warn!(peer = %peer.address, ?certificate, reason, why = ended.status.message(), "ended a discovery stream");
+            }
+            None => debug!(peer = %peer.address, why = ended.status.message(), "a discovery stream ended"),
+        }
+    }
+}
+
+struct Conversation<M: Machine> {
+    hub: Arc<Hub>,
+    requests: Streaming<M::Request>,
+    responses: mpsc::Sender<Result<M::Response, Status>>,
+    peer: Peer,
+    certificate: Arc<PeerCertificate>,
+}
+
+impl<M: Machine> Conversation<M> {
+    async fn serve(mut self, stop: CancellationToken) {
+        let ended = tokio::select! {
+            ended = self.run() => ended,
+            () = stop.cancelled() => Ended::by_client(Status::unavailable("the controller is shutting down")),
+        };
+        self.hub.count(&ended, &self.peer);
+        // A client that does not read learns it from the end of its connection.
+        let _ = timeout(FAREWELL, self.responses.send(Err(ended.status))).await;
+    }
+
+    async fn run(&mut self) -> Ended {
+        let first = match timeout(FIRST_MESSAGE, self.requests.message()).await {
+            Ok(Ok(Some(first))) => first,
+            Ok(Ok(None)) => return Ended::by_client(Status::ok("")),
+            Ok(Err(status)) => return Ended::by_client(status),
+            Err(_) => return Ended::refused("silent", Status::deadline_exceeded("no request came")),
+        };
+        let (pod, refusal) = match self.authenticate(M::node(&first)).await {
+            Ok(accepted) => accepted,
+            Err(ended) => return ended,
+        };
+        let membership = self.hub.join(pod.clone(), self.peer.address, M::PROTOCOL);
+        info!(peer = %self.peer.address, pod = %pod, protocol = M::PROTOCOL, "a proxy connected");
+        let replaced = membership.mailbox.replaced.clone();
+        tokio::select! {
+            ended = self.converse(M::new(pod), first, &membership, refusal) => ended,
+            () = replaced.cancelled() => {
+                Ended::by_client(Status::aborted("a newer stream of the same proxy took over"))
+            }
+        }
+    }
+
+    async fn converse(
+        &mut self,
+        mut machine: M,
+        first: M::Request,
+        membership: &Membership,
+        refusal: Refusal,
+    ) -> Ended {
+        let mut request = Some(first);
+        loop {
+            if let Some(request) = request.take()
+                && let Err(ended) = self.take(&mut machine, &request, membership, refusal)
+            {
+                return ended;
+            }
+            if let Err(ended) = self.flush(&mut machine, membership, refusal).await {
+                return ended;
+            }
+            tokio::select! {
+                message = self.requests.message() => match message {
+                    Ok(Some(message)) => request = Some(message),
+                    Ok(None) => return Ended::by_client(Status::ok("")),
+                    Err(status) => return Ended::by_client(status),
+                },
+                touched = membership.touched() => {
+                    let moment = self.hub.now();
+                    if let Err(ended) = self.still_there(&moment) {
+                        return ended;
+                    }
+                    self.view(&moment, refusal, |view| machine.changed(&touched, view));
+                }
+            }
+        }
+    }
+
+    fn take(
+        &self,
+        machine: &mut M,
+        request: &M::Request,
+        membership: &Membership,
+        refusal: Refusal,
+    ) -> Result<(), Ended> {
+        let moment = self.hub.now();
+        let handled = self.view(&moment, refusal, |view| machine.request(request, view));
+        let handled = handled
+            .map_err(|limit| Ended::refused("names_limit", Status::resource_exhausted(limit.to_string())))?;
+        let metrics = &self.hub.metrics;
+        let mut complaint = None;
+        match handled {
+            Handled::Taken(kind, nack) => {
+                let kind = Kind { r#type: kind.short() };
+                metrics.requests.get_or_create(&kind).inc();
+                if let Some(why) = nack {
+                    metrics.nacks.get_or_create(&kind).inc();
+                    let pod = &self.certificate.common_name;
+                    warn!(peer = %self.peer.address, pod, r#type = kind.r#type, why, "a proxy refused its configuration");
+                    complaint = Some(format!("{}: {why}", kind.r#type));
+                }
+            }
+            Handled::Stale => {}
+            Handled::Unknown => debug!(peer = %self.peer.address, "asked for a type that is not served"),
+        }
+        let interest = machine.interest();
+        let all = interest.all;
+        let (added, removed) = interest.take();
+        membership.follow(added, &removed, all);
+        membership.report(machine.subscribed(), complaint);
+        Ok(())
+    }
+
+    async fn flush(&self, machine: &mut M, membership: &Membership, refusal: Refusal) -> Result<(), Ended> {
+        loop {
+            // A place first, then the newest state: nothing grows stale in a queue.
+            let Ok(place) = self.responses.reserve().await else {
+                return Err(Ended::by_client(Status::cancelled("the client is gone")));
+            };
+            let moment = self.hub.now();
+            self.still_there(&moment)?;
+            let Some(response) = self.view(&moment, refusal, |view| machine.next(view)) else {
+                return Ok(());
+            };
+            place.send(Ok(response));
+            self.hub
+                .metrics
+                .responses
+                .get_or_create(&Kind { r#type: M::PROTOCOL })
+                .inc();
+            membership.report(machine.subscribed(), None);
+        }
+    }
+
+    fn view<R>(&self, moment: &Moment, refusal: Refusal, look: impl FnOnce(&dyn View) -> R) -> R {
+        look(&PodView {
+            moment,
+            cache: &self.hub.cache,
+            pod: moment.snapshot.pods.get(self.certificate.common_name.as_str()),
+            refusal,
+        })
+    }
+
+    /// The certificate's pod must be the node, and run under the certificate's ServiceAccount.
+    async fn authenticate(&self, node: Option<&Node>) -> Result<(Arc<str>, Refusal), Ended> {
+        let Some(node) = node else {
+            return Err(Ended::refused(
+                "no_node",
+                Status::invalid_argument("the first request carries no node"),
+            ));
+        };
+        let uid = &self.certificate.common_name;
+        if node.id != *uid {
+            let why = format!("node {:?} asked with the certificate of pod {uid:?}", node.id);
+            return Err(Ended::refused("node_mismatch", Status::permission_denied(why)));
+        }
+        let mut moments = self.hub.watch();
+        let known = moments.wait_for(|moment| moment.snapshot.pods.contains_key(uid.as_str()));
+        let Ok(Ok(moment)) = timeout(PATIENCE, known)
+            .await
+            .map(|found| found.map(|moment| moment.clone()))
+        else {
+            let why = format!("pod {uid} is not known as a pod with a sidecar; try again");
+            return Err(Ended::refused("unknown_pod", Status::unavailable(why)));
+        };
+        self.still_there(&moment)?;
+        let refusal = match node.user_agent_name.as_str() {
+            "envoy" => Refusal::Chain,
+            _ => Refusal::Empty,
+        };
+        Ok((uid.as_str().into(), refusal))
+    }
+
+    fn still_there(&self, moment: &Moment) -> Result<(), Ended> {
+        let uid = self.certificate.common_name.as_str();
+        let Some(pod) = moment.snapshot.pods.get(uid) else {
+            return Err(Ended::refused(
+                "pod_gone",
+                Status::permission_denied(format!("pod {uid} is gone")),
+            ));
+        };
+        if self.certificate.uris.iter().any(|uri| **uri == *pod.principal) {
+            return Ok(());
+        }
+        let why = format!(
+            "pod {uid} is {}, the certificate is for {:?}",
+            pod.principal, self.certificate.uris
+        );
+        Err(Ended::refused(
+            "service_account_mismatch",
+            Status::permission_denied(why),
+        ))
+    }
+}
