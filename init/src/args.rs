@@ -3,8 +3,10 @@
 use std::net::IpAddr;
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{Parser, ValueEnum};
 use ipnet::IpNet;
+use weir_init::backend::Choice;
 use weir_init::ports::{PortError, PortRange};
 use weir_init::redirect::{ProxyIdentity, Redirect, RedirectError};
 
@@ -68,8 +70,8 @@ pub(crate) struct Args {
     pod_ip: Vec<IpAddr>,
 
     /// How the rules are put in force; auto takes a working iptables, else nftables, which needs no program
-    #[arg(long, value_enum, default_value_t = Backend::Auto)]
-    pub(crate) backend: Backend,
+    #[arg(long, value_name = "BACKEND", default_value = "auto", value_parser = choices())]
+    pub(crate) backend: Choice,
 
     /// Print the rules and change nothing
     #[arg(long, conflicts_with = "cleanup")]
@@ -78,6 +80,10 @@ pub(crate) struct Args {
     /// Do not prove that the redirect works
     #[arg(long)]
     pub(crate) no_verify: bool,
+
+    /// Apply nothing: only prove that the redirect of an earlier run still works
+    #[arg(long, conflicts_with_all = ["cleanup", "dry_run", "no_verify"])]
+    pub(crate) verify_only: bool,
 
     /// Remove the rules of an earlier run
     #[arg(long)]
@@ -92,19 +98,6 @@ enum LocalProxyMode {
     /// At the pod's own address: what the sidecar sends to loopback is translated
     #[value(name = "PodIP")]
     PodIp,
-}
-
-/// How rules are put in force.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Backend {
-    /// The iptables found here if it works, else nftables
-    Auto,
-    /// iptables-restore for nf_tables
-    IptablesNft,
-    /// iptables-restore for the legacy tables
-    IptablesLegacy,
-    /// Netlink straight to the kernel's nf_tables
-    Nftables,
 }
 
 impl Args {
@@ -139,6 +132,10 @@ impl Args {
             Err(error) => run::usage(&error.to_string()),
         }
     }
+}
+
+fn choices() -> impl clap::builder::TypedValueParser<Value = Choice> {
+    PossibleValuesParser::new(Choice::ALL.map(Choice::name)).try_map(|name| name.parse::<Choice>())
 }
 
 fn port_range(text: &str) -> Result<PortRange, PortError> {

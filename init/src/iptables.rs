@@ -8,6 +8,7 @@ pub use program::{Error, Program, Variant, detect};
 
 use std::fmt::Write as _;
 
+use crate::backend::Missing;
 use crate::ports::PortRange;
 use crate::redirect::ProxyIdentity;
 use crate::rules::{Chain, Match, Rule, RuleSet, Verdict};
@@ -57,10 +58,10 @@ impl Saved {
         self.chains.is_empty() && self.own.is_empty() && self.jumps.is_empty()
     }
 
-    /// Rules of `set` that are not in force at their place, as text; empty when the rule set is exactly in force.
-    pub fn missing<'a>(&self, set: &'a RuleSet) -> Vec<(&'a Rule, String)> {
+    /// Rules of `set` that are not in force at their place.
+    pub fn missing(&self, set: &RuleSet) -> Vec<Missing> {
         let mut missing = Vec::new();
-        for chain in [Chain::Prerouting, Chain::Output].into_iter().chain(Chain::OWN) {
+        for chain in Chain::ALL {
             let prefix = format!("{} ", chain.name());
             let in_force: Vec<&String> = self
                 .own
@@ -71,7 +72,10 @@ impl Saved {
             for (index, rule) in set.of_chain(chain).enumerate() {
                 let text = rule_text(rule);
                 if in_force.get(index).is_none_or(|line| **line != text) {
-                    missing.push((rule, text));
+                    missing.push(Missing {
+                        chain,
+                        purpose: rule.purpose.to_owned(),
+                    });
                 }
             }
         }
@@ -164,7 +168,10 @@ fn rule_text(rule: &Rule) -> String {
 }
 
 fn ports_text(ranges: &[PortRange]) -> String {
-    let list: Vec<String> = ranges.iter().map(PortRange::to_string).collect();
+    let list: Vec<String> = ranges
+        .iter()
+        .map(|range| range.to_string().replace('-', ":"))
+        .collect();
     format!(" -m multiport --dports {}", list.join(","))
 }
 

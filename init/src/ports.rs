@@ -79,7 +79,7 @@ impl fmt::Display for PortRange {
         if self.first == self.last {
             write!(f, "{}", self.first)
         } else {
-            write!(f, "{}:{}", self.first, self.last)
+            write!(f, "{}-{}", self.first, self.last)
         }
     }
 }

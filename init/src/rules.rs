@@ -80,6 +80,16 @@ pub enum Chain {
 }
 
 impl Chain {
+    /// Every chain.
+    pub const ALL: [Self; 6] = [
+        Self::Prerouting,
+        Self::Output,
+        Self::Inbound,
+        Self::InRedirect,
+        Self::Outbound,
+        Self::OutRedirect,
+    ];
+
     /// The chains that belong to Weir alone.
     pub const OWN: [Self; 4] = [Self::Inbound, Self::InRedirect, Self::Outbound, Self::OutRedirect];
 

@@ -1,15 +1,18 @@
 //! Applies, removes or prints the rules, and says so.
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use weir_init::iptables::{self, Program, Saved, Variant, apply_text};
+use weir_init::backend::{self, Backend};
 use weir_init::redirect::Redirect;
 use weir_init::rules::{Family, RuleSet, rules};
+use weir_init::verify::verify;
 
-use crate::args::{Args, Backend};
+use crate::args::Args;
 
 const APPLY_FAILED: u8 = 1;
 const USAGE: u8 = 2;
+const VERIFY_FAILED: u8 = 3;
 
 /// Complains about the arguments.
 pub(crate) fn usage(message: &str) -> ExitCode {
@@ -23,55 +26,47 @@ pub(crate) fn run(args: &Args, redirect: &Redirect) -> ExitCode {
         .into_iter()
         .map(|family| rules(redirect, family))
         .collect();
-    if args.dry_run {
-        for set in &sets {
-            println!("# {}\n{}", set.family, apply_text(set, &Saved::default()));
-        }
+    let backend = match apply(args, &sets) {
+        Ok(backend) => backend,
+        Err(error) => return fail(APPLY_FAILED, &error),
+    };
+    if args.dry_run || args.cleanup || args.no_verify {
         return ExitCode::SUCCESS;
     }
-    match apply(args, &sets) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("weir-init: {error}");
-            ExitCode::from(APPLY_FAILED)
+    for set in &sets {
+        match verify(&backend, redirect, set) {
+            Ok(proof) => println!("{}: {proof}", set.family),
+            Err(error) => return fail(VERIFY_FAILED, &error),
         }
     }
+    ExitCode::SUCCESS
 }
 
-fn apply(args: &Args, sets: &[RuleSet]) -> Result<(), iptables::Error> {
-    let program = program(args.backend)?;
+fn apply(args: &Args, sets: &[RuleSet]) -> Result<Backend, backend::Error> {
+    let backend = Backend::select(args.backend)?;
     for set in sets {
-        let name = program.restore_name(set.family);
-        if args.cleanup {
-            let found = program.cleanup(set.family)?;
-            println!(
-                "{}: {} ({name})",
-                set.family,
-                if found {
-                    "rules removed"
-                } else {
-                    "nothing to remove"
-                }
-            );
-        } else {
-            program.apply(set)?;
-            println!("{}: {} rules applied ({name})", set.family, set.rules.len());
+        let (family, name) = (set.family, backend.name(set.family));
+        if args.dry_run {
+            println!("# {family}, by {name}\n{}", backend.render(set));
+        } else if args.cleanup {
+            backend.cleanup(family)?;
+            println!("{family}: no rules left ({name})");
+        } else if !args.verify_only {
+            backend.apply(set)?;
+            println!("{family}: {} rules in force ({name})", set.rules.len());
         }
     }
-    Ok(())
+    Ok(backend)
 }
 
-fn program(backend: Backend) -> Result<Program, iptables::Error> {
-    iptables::detect(match backend {
-        Backend::IptablesNft => Some(Variant::Nft),
-        Backend::IptablesLegacy => Some(Variant::Legacy),
-        Backend::Auto | Backend::Nftables => None,
-    })
+fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("weir-init: {error}");
+    ExitCode::from(code)
 }
 
 /// The families this kernel speaks.
 fn families() -> Vec<Family> {
-    let ipv6 = std::path::Path::new("/proc/sys/net/ipv6").exists();
+    let ipv6 = Path::new("/proc/sys/net/ipv6").exists();
     Family::ALL
         .into_iter()
         .filter(|family| *family == Family::V4 || ipv6)
