@@ -1,0 +1,7 @@
+//! The controller over real TLS on loopback: who is served, and what.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod certificates;
+mod discovery;
+mod mesh;
