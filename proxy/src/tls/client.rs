@@ -126,8 +126,8 @@ impl ClientSide {
         &self.alpn
     }
 
-    /// Does the handshake within `limit`, waiting for secrets not yet there included. `alpn` is what is offered,
-    /// preferred first.
+    /// Does the handshake within `limit`. Secrets not yet there are waited for as long before. `alpn` is what is
+    /// offered, preferred first.
     ///
     /// In TLS 1.3 this is done before the server has looked at our certificate: that it refused shows at the first
     /// read ([`super::Failure::of`]).
@@ -144,8 +144,8 @@ impl ClientSide {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
+        let config = self.config(self.material.secrets(limit).await?, pin, alpn)?;
         let handshake = async {
-            let config = self.config(self.material.secrets().await?, pin, alpn)?;
             // Where no SNI is sent rustls still wants a name; it is compared with nothing.
             let name = self
                 .sni

@@ -1,8 +1,9 @@
 //! The secrets behind one side's configuration, and what they are turned into.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use rustls::{RootCertStore, sign::CertifiedKey};
+use tokio::time::timeout;
 use tracing::warn;
 
 use super::{HandshakeError, provider};
@@ -61,16 +62,16 @@ impl Material {
         }
     }
 
-    /// The newest secrets; waits for those that have not arrived. Bound it with a timeout.
-    pub(super) async fn secrets(&self) -> Result<Secrets, HandshakeError> {
+    /// The newest secrets; waits for those that have not arrived, each for as long as `limit`.
+    pub(super) async fn secrets(&self, limit: Duration) -> Result<Secrets, HandshakeError> {
         Ok(Secrets {
-            certificate: get(self.certificate.as_ref()).await?,
-            trust: get(self.trust.as_ref()).await?,
+            certificate: get(self.certificate.as_ref(), limit).await?,
+            trust: get(self.trust.as_ref(), limit).await?,
         })
     }
 }
 
-async fn get(named: Option<&Named>) -> Result<Option<Arc<Secret>>, HandshakeError> {
+async fn get(named: Option<&Named>, limit: Duration) -> Result<Option<Arc<Secret>>, HandshakeError> {
     let Some(Named { name, source }) = named else {
         return Ok(None);
     };
@@ -81,7 +82,7 @@ async fn get(named: Option<&Named>) -> Result<Option<Arc<Secret>>, HandshakeErro
     let secret = match watched.current() {
         State::Ready(secret) => Some(secret),
         State::Absent => None,
-        State::Pending => watched.clone().answered().await,
+        State::Pending => timeout(limit, watched.clone().answered()).await.ok().flatten(),
     };
     match secret {
         Some(secret) => Ok(Some(secret)),

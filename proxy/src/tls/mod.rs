@@ -25,7 +25,7 @@ mod verify;
 use std::sync::{Arc, LazyLock};
 
 use rustls::{
-    SupportedProtocolVersion,
+    RootCertStore, SupportedProtocolVersion,
     crypto::{
         CryptoProvider,
         aws_lc_rs::{self, cipher_suite, kx_group},
@@ -33,13 +33,15 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
+use rustls_pki_types::UnixTime;
+
 pub use client::{ClientSide, Originated, Pin};
 pub use error::{Failure, HandshakeError};
 pub use peer::{PeerIdentity, PeerIdentityError};
 pub use server::{Accepted, ServerSide};
 pub use sides::Tls;
 
-use crate::model::TlsVersion;
+use crate::model::{Certificate, TlsVersion, TrustBundle};
 
 /// The cryptography in use: aws-lc-rs with AES-128-GCM first, which is the fastest of the suites and as strong
 /// as the rest of the handshake.
@@ -67,6 +69,13 @@ pub fn provider() -> Arc<CryptoProvider> {
         })
     });
     PROVIDER.clone()
+}
+
+/// Whether peers that trust this bundle take this certificate now.
+pub fn trusted(certificate: &Certificate, bundle: &TrustBundle) -> bool {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(bundle.roots.iter().cloned());
+    verify::leads_to(&certificate.chain, &roots, UnixTime::now())
 }
 
 /// The versions between two bounds; 1.3 alone when the bounds cross.

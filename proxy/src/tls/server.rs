@@ -70,7 +70,7 @@ impl ServerSide {
         }
     }
 
-    /// Does the handshake within `limit`, waiting for secrets not yet there included.
+    /// Does the handshake within `limit`. Secrets not yet there are waited for as long before.
     ///
     /// # Errors
     /// When the client is refused or refuses, and when it takes too long.
@@ -78,8 +78,8 @@ impl ServerSide {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
+        let config = self.config(self.material.secrets(limit).await?)?;
         let handshake = async {
-            let config = self.config(self.material.secrets().await?)?;
             let stream = TlsAcceptor::from(config).accept(io).await?;
             accepted(stream)
         };

@@ -338,11 +338,24 @@ async fn a_missing_secret_is_waited_for_and_then_named() {
     let side = ServerSide::new(&server_tls(), &store);
     let (io, _peer) = tokio::io::duplex(64);
     let error = side.accept(io, Duration::from_millis(20)).await.err().unwrap();
-    assert_eq!(error.failure(), Failure::Timeout);
+    assert_eq!(error.failure(), Failure::NoCertificate);
     store.publish::<Secret>("workload-cert", State::Absent);
     let (io, _peer) = tokio::io::duplex(64);
     let error = side.accept(io, LIMIT).await.err().unwrap();
     assert!(error.to_string().contains("workload-cert"), "{error}");
+}
+
+#[tokio::test]
+async fn a_silent_client_is_given_up() {
+    let pair = Pair::new();
+    let (io, _peer) = tokio::io::duplex(64);
+    let error = pair
+        .server
+        .accept(io, Duration::from_millis(20))
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(error.failure(), Failure::Timeout);
 }
 
 #[tokio::test]

@@ -53,6 +53,17 @@ impl Expected {
     }
 }
 
+/// Whether a chain, leaf first, leads to one of the roots.
+pub(super) fn leads_to(chain: &[CertificateDer<'_>], roots: &RootCertStore, now: UnixTime) -> bool {
+    let [leaf, intermediates @ ..] = chain else {
+        return false;
+    };
+    let algorithms = provider().signature_verification_algorithms.all;
+    ParsedCertificate::try_from(leaf).is_ok_and(|leaf| {
+        verify_server_cert_signed_by_trust_anchor(&leaf, roots, intermediates, now, algorithms).is_ok()
+    })
+}
+
 fn refuse(error: PeerIdentityError) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
 }
