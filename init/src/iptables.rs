@@ -188,3 +188,6 @@ fn target(rule: &str) -> Option<&str> {
     words.find(|word| matches!(*word, "-j" | "-g"))?;
     words.next()
 }
+
+#[cfg(test)]
+mod tests;

@@ -116,3 +116,73 @@ pub fn groups(ranges: &[PortRange]) -> Vec<Vec<PortRange>> {
     }
     groups
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(text: &str) -> Result<PortRange, PortError> {
+        text.parse()
+    }
+
+    #[test]
+    fn ports_and_ranges_parse() {
+        assert_eq!(
+            parse("443"),
+            Ok(PortRange {
+                first: 443,
+                last: 443
+            })
+        );
+        assert_eq!(
+            parse(" 8000-8100 "),
+            Ok(PortRange {
+                first: 8000,
+                last: 8100
+            })
+        );
+        assert_eq!(
+            parse("8000:8100"),
+            Ok(PortRange {
+                first: 8000,
+                last: 8100
+            })
+        );
+        assert_eq!(parse("2-1"), Err(PortError::Reversed("2-1".to_owned())));
+        for bad in ["", "0", "0-5", "65536", "http", "1-", "-1", "1-2-3"] {
+            assert_eq!(parse(bad), Err(PortError::Malformed(bad.to_owned())), "{bad}");
+        }
+    }
+
+    #[test]
+    fn touching_ranges_are_joined() {
+        let ranges = ["10-20", "21", "5-12", "65535", "65534-65535"].map(|text| text.parse().unwrap());
+        let merged: Vec<String> = merge(ranges.to_vec()).iter().map(PortRange::to_string).collect();
+        assert_eq!(merged, ["5-21", "65534-65535"]);
+    }
+
+    fn any_range() -> impl Strategy<Value = PortRange> {
+        (1..=u16::MAX, prop_oneof![Just(0), 1..50_u16, any::<u16>()]).prop_map(|(first, length)| PortRange {
+            first,
+            last: first.saturating_add(length),
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn groups_cover_exactly_the_ports_asked_for(ranges in prop::collection::vec(any_range(), 0..80)) {
+            let groups = groups(&merge(ranges.clone()));
+            for group in &groups {
+                prop_assert!(group.iter().map(|range| range.slots()).sum::<usize>() <= MULTIPORT_SLOTS);
+                prop_assert!(!group.is_empty());
+            }
+            let marked = |ranges: &mut dyn Iterator<Item = &PortRange>| {
+                let mut ports = vec![false; 1 << 16];
+                ranges.for_each(|range| ports[usize::from(range.first)..=usize::from(range.last)].fill(true));
+                ports
+            };
+            prop_assert!(marked(&mut ranges.iter()) == marked(&mut groups.iter().flatten()));
+        }
+    }
+}

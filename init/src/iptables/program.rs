@@ -2,14 +2,14 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use super::{Saved, apply_text, cleanup_text};
 use crate::rules::{Family, RuleSet};
 
-/// Directories tried for the lock file of legacy iptables when its usual place, `/run`, cannot be written.
-const LOCK_DIRECTORIES: [&str; 3] = ["/tmp", "/dev/shm", "/var/tmp"];
+/// Stands in for `/run/xtables.lock`: the network namespace itself can be locked, and is just what needs locking.
+const NAMESPACE_LOCK: &str = "/proc/self/ns/net";
 
 /// Which of the kernel's two packet filters a program speaks to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,19 +225,14 @@ fn run(program: &str, arguments: &[&str], input: Option<&str>) -> Result<String,
     })
 }
 
-/// A writable lock file for legacy iptables when `/run` is not; `None` leaves the default.
-fn lock_file() -> Option<PathBuf> {
-    if std::env::var_os("XTABLES_LOCKFILE").is_some() || writable(Path::new("/run/xtables.lock")) {
-        return None;
-    }
-    LOCK_DIRECTORIES
-        .iter()
-        .map(|directory| Path::new(directory).join("weir-xtables.lock"))
-        .find(|path| writable(path))
-}
-
-fn writable(path: &Path) -> bool {
-    OpenOptions::new().create(true).append(true).open(path).is_ok()
+/// The lock file for legacy iptables when its usual place is not writable; `None` leaves the default.
+fn lock_file() -> Option<&'static str> {
+    let usual = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open("/run/xtables.lock")
+        .is_ok();
+    (!usual && std::env::var_os("XTABLES_LOCKFILE").is_none()).then_some(NAMESPACE_LOCK)
 }
 
 fn one_line(text: &str) -> String {
@@ -249,7 +244,9 @@ fn one_line(text: &str) -> String {
 }
 
 fn hint(message: &str) -> &'static str {
-    if message.contains("Permission denied") || message.contains("Operation not permitted") {
+    if message.contains("lock file") {
+        "; set XTABLES_LOCKFILE to a file that this user can write"
+    } else if message.contains("Permission denied") || message.contains("Operation not permitted") {
         "; the init container needs the NET_ADMIN capability"
     } else if message.contains("does not exist") || message.contains("No chain/target/match") {
         "; the node's kernel lacks netfilter nat (load iptable_nat, xt_REDIRECT, xt_owner) or use --backend nftables"

@@ -239,3 +239,17 @@ fn hint(errno: Errno) -> &'static str {
         _ => "check the kernel's log on the node",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_answer_is_survived(payload in prop::collection::vec(any::<u8>(), 0..256)) {
+            _ = rule(&payload, "weir");
+            _ = error_number(&Message { kind: ERROR, sequence: 0, payload: &payload });
+        }
+    }
+}

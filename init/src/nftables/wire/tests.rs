@@ -1,5 +1,7 @@
 //! What is written can be read; what is read never panics.
 
+use proptest::prelude::*;
+
 use super::*;
 
 #[test]
@@ -44,5 +46,19 @@ fn a_length_that_does_not_fit_ends_the_reading() {
         let mut bytes = [0_u8; 4];
         bytes[..2].copy_from_slice(&length.to_ne_bytes());
         assert_eq!(attributes(&bytes).count(), 0, "attribute of length {length}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_read_to_an_end(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
+        let mut read = 0;
+        for message in messages(&bytes) {
+            read += HEADER + message.payload.len();
+            _ = attributes(message.payload).map(|(_, value)| text(value)).count();
+        }
+        prop_assert!(read <= bytes.len());
+        let values: usize = attributes(&bytes).map(|(_, value)| ATTRIBUTE + value.len()).sum();
+        prop_assert!(values <= bytes.len());
     }
 }
