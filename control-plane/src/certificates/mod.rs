@@ -11,8 +11,6 @@ pub mod join_token;
 mod service;
 mod serving;
 mod state;
-#[cfg(test)]
-mod tests;
 mod token;
 
 use std::{fmt, sync::Arc, time::Duration};

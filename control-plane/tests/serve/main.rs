@@ -4,4 +4,5 @@
 
 mod certificates;
 mod discovery;
+mod golden;
 mod mesh;

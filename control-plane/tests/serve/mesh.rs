@@ -343,6 +343,14 @@ impl Delta {
         })
     }
 
+    /// Says that it is a stock Envoy.
+    pub(crate) fn as_envoy(mut self) -> Self {
+        if let Some(node) = &mut self.node {
+            node.user_agent_name = "envoy".to_owned();
+        }
+        self
+    }
+
     pub(crate) async fn send(&mut self, kind: ResourceType, change: impl FnOnce(&mut DeltaDiscoveryRequest)) {
         let mut request = DeltaDiscoveryRequest {
             node: self.node.take(),

@@ -48,6 +48,7 @@ pub(super) fn listener(pod: &Pod, mesh: &MeshSettings, refusal: Refusal) -> List
         ))),
         filter_chains: chains,
         listener_filters: [Look::OriginalDst, Look::Tls].map(parts::listener_filter).into(),
+        listener_filters_timeout: Some(parts::seconds(parts::CLIENT_FIRST_TIMEOUT_S)),
         traffic_direction: TrafficDirection::Inbound.into(),
         ..Listener::default()
     }

@@ -68,9 +68,13 @@ pub(super) fn address(
     Listener {
         filter_chains: chains,
         listener_filters: look.map(parts::listener_filter).into_iter().collect(),
-        listener_filters_timeout: look.map(|_| prost_types::Duration {
-            seconds: 0,
-            nanos: DETECT_TIMEOUT_MS * 1_000_000,
+        listener_filters_timeout: look.map(|look| match look {
+            Look::Http => prost_types::Duration {
+                seconds: 0,
+                nanos: DETECT_TIMEOUT_MS * 1_000_000,
+            },
+            // The client speaks first anyway: nothing is gained by guessing before it does.
+            _ => parts::seconds(parts::CLIENT_FIRST_TIMEOUT_S),
         }),
         continue_on_listener_filters_timeout: look.is_some(),
         ..at(address)

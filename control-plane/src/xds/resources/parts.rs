@@ -55,6 +55,9 @@ pub(super) const ALPN_TCP: &str = "osm-tcp";
 /// Name of the HTTP authorization filter.
 pub(super) const HTTP_RBAC: &str = "envoy.filters.http.rbac";
 
+/// How long the first bytes of a client that must speak first are waited for.
+pub(super) const CLIENT_FIRST_TIMEOUT_S: i64 = 15;
+
 /// `local|<port>`.
 pub(super) fn local_name(port: u16) -> String {
     format!("local|{port}")
