@@ -1,0 +1,267 @@
+//! Wiring and the order of starting and stopping.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    signal::unix::{SignalKind, signal},
+    time::sleep,
+};
+
+use crate::{
+    assemble::{Assembly, Standing},
+    config::Config,
+    context::Context,
+    control,
+    drain::Drain,
+    inbound,
+    model::{Direction, Listener},
+    net::{self, Dialer},
+    outbound::{self, Services},
+    reason::Reason,
+    tls::Tls,
+    upstream::{Connector, Upstreams},
+    xds::Store,
+};
+
+/// Names of the two listeners that the control plane serves to every proxy.
+const DYNAMIC: [&str; 2] = ["inbound", "outbound"];
+/// A pause when the system has no more descriptors, for some to be given back.
+const EXHAUSTED: Duration = Duration::from_millis(50);
+
+/// Why the proxy stopped before it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// A listener's address cannot be bound.
+    #[error("cannot listen on {address} for {what}: {source}; is another process using the port?")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What for.
+        what: String,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// Signals cannot be received.
+    #[error("cannot receive signals: {0}")]
+    Signals(#[source] io::Error),
+}
+
+/// A proxy that can be run, in its own process or inside a test.
+pub struct App {
+    context: Arc<Context>,
+    services: Arc<Services>,
+    config: Config,
+    control: Option<control::Control>,
+}
+
+impl App {
+    /// Puts the parts together. Nothing is bound, nothing connected yet. Needs a runtime.
+    pub fn new(config: Config) -> Self {
+        let (store, interest) = Store::new();
+        config.bootstrap.publish(&store);
+        let tls = Arc::new(Tls::new(store.clone()));
+        let dialer = Dialer {
+            mark: config.socket_mark,
+        };
+        let upstreams = Upstreams::new(store.clone(), tls.clone(), Connector::new(dialer));
+        let context = Arc::new(Context {
+            store,
+            upstreams,
+            tls,
+            drain: Drain::default(),
+            detect_timeout: config.detect_timeout,
+            pod_ips: config.pod_ips.clone(),
+            control_plane: config.bootstrap.ads.is_some(),
+            own: parking_lot::RwLock::default(),
+        });
+        Self {
+            control: control::Control::new(&config, &context, interest),
+            services: Services::new(context.clone()),
+            context,
+            config,
+        }
+    }
+
+    /// The shutdown, to be begun from elsewhere.
+    pub fn drain(&self) -> Drain {
+        self.context.drain.clone()
+    }
+
+    /// Binds the static listeners and begins to serve; those of the control plane follow when they arrive.
+    ///
+    /// # Errors
+    /// When a static listener cannot be bound.
+    pub fn start(&mut self) -> Result<(), AppError> {
+        for listener in &self.config.bootstrap.listeners {
+            if let Some(address) = listener.value.address {
+                self.listen(&listener.name, &listener.value, address)?;
+            }
+        }
+        if let Some(control) = self.control.take() {
+            control.start();
+            for name in DYNAMIC {
+                tokio::spawn(dynamic(self.context.clone(), self.services.clone(), name));
+            }
+        }
+        tokio::spawn(self.services.clone().expire());
+        Ok(())
+    }
+
+    /// Serves until a signal asks to stop, then drains. A second signal stops at once.
+    ///
+    /// # Errors
+    /// When the proxy cannot start.
+    pub async fn run(mut self) -> Result<(), AppError> {
+        let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Signals)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Signals)?;
+        self.start()?;
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), "serving");
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        let (open, limit) = (self.context.drain.open(), self.config.drain_time);
+        tracing::info!(open, ?limit, "draining");
+        tokio::select! {
+            () = self.context.drain.run(limit) => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopped");
+        Ok(())
+    }
+
+    fn listen(&self, name: &str, listener: &Listener, address: SocketAddr) -> Result<(), AppError> {
+        listen(&self.context, &self.services, name, listener, address)
+    }
+}
+
+/// Waits for a listener of the control plane and serves it.
+async fn dynamic(context: Arc<Context>, services: Arc<Services>, name: &'static str) {
+    let mut watched = context.store.watch::<Listener>(name);
+    loop {
+        if let Some(listener) = watched.current().ready()
+            && let Some(address) = listener.address
+        {
+            match listen(&context, &services, name, listener, address) {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::error!(%error, "retrying");
+                    sleep(Duration::from_secs(1)).await;
+                }
+            }
+        } else {
+            watched.changed().await;
+        }
+    }
+}
+
+fn listen(
+    context: &Arc<Context>,
+    services: &Arc<Services>,
+    name: &str,
+    listener: &Listener,
+    address: SocketAddr,
+) -> Result<(), AppError> {
+    let socket = net::bind(address).map_err(|source| AppError::Bind {
+        address,
+        what: format!("listener {name}"),
+        source,
+    })?;
+    let bound = socket.local_addr().unwrap_or(address);
+    context.own.write().push(bound);
+    tracing::info!(listener = name, address = %bound, "listening");
+    let accepting = Accepting {
+        context: context.clone(),
+        services: services.clone(),
+        assembly: context.assemble(name),
+        direction: listener.direction,
+        original_dst: listener.original_dst,
+    };
+    tokio::spawn(Arc::new(accepting).accept(socket));
+    Ok(())
+}
+
+/// One bound listener.
+struct Accepting {
+    context: Arc<Context>,
+    services: Arc<Services>,
+    assembly: Arc<Assembly>,
+    direction: Direction,
+    original_dst: bool,
+}
+
+impl Accepting {
+    /// Takes connections until the shutdown says otherwise.
+    async fn accept(self: Arc<Self>, socket: TcpListener) {
+        let finishing = self.context.drain.finishing(self.direction);
+        tokio::pin!(finishing);
+        loop {
+            let accepted = tokio::select! {
+                accepted = socket.accept() => accepted,
+                () = &mut finishing => return,
+            };
+            match accepted {
+                Ok((stream, source)) => {
+                    let guard = self.context.drain.guard();
+                    let accepting = self.clone();
+                    tokio::spawn(async move {
+                        accepting.connection(stream, source).await;
+                        drop(guard);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    sleep(EXHAUSTED).await;
+                }
+            }
+        }
+    }
+
+    async fn connection(&self, stream: TcpStream, source: SocketAddr) {
+        let Ok(destination) = self.destination(&stream) else {
+            return;
+        };
+        let source = SocketAddr::new(source.ip().to_canonical(), source.port());
+        let result = if matches!(*self.assembly.now(), None) {
+            // Accepted before the listener's clusters were ready.
+            match self.assembly.answered().await {
+                Standing::Ready(_) => self.handle(stream, source, destination).await,
+                _ => Err(Reason::NoFilterChain),
+            }
+        } else {
+            self.handle(stream, source, destination).await
+        };
+        if let Err(reason) = result {
+            tracing::debug!(%source, %destination, %reason, "a connection was closed");
+        }
+    }
+
+    fn destination(&self, stream: &TcpStream) -> io::Result<SocketAddr> {
+        net::configure(stream)?;
+        if self.original_dst {
+            net::original_destination(stream)
+        } else {
+            let local = stream.local_addr()?;
+            Ok(SocketAddr::new(local.ip().to_canonical(), local.port()))
+        }
+    }
+
+    async fn handle(
+        &self,
+        stream: TcpStream,
+        source: SocketAddr,
+        destination: SocketAddr,
+    ) -> Result<(), Reason> {
+        if self.original_dst && self.context.is_own(destination) {
+            net::reset(&stream);
+            return Err(Reason::Loop);
+        }
+        if self.original_dst && self.direction == Direction::Outbound {
+            outbound::handle(&self.services, &self.assembly, stream, source, destination).await
+        } else {
+            inbound::handle(&self.context, &self.assembly, stream, source, destination).await
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! A listener with everything that it names, resolved into one immutable snapshot.
+//!
+//! A new version of a listener or of its routes is put in force only when every cluster that it names is ready, or
+//! after [`PATIENCE`]: until then the last good one serves, so no request meets a cluster that is still on its way.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwapOption;
+use futures::future::select_all;
+use tokio::{
+    sync::watch,
+    task::AbortHandle,
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    model::Terminal as Filter,
+    model::{FilterChain, Http, Listener, Route, RouteAction, RouteSource, RouteTable, Tcp, WeightedCluster},
+    tls::{ServerSide, Tls},
+    upstream::{Readiness, Upstream, Upstreams},
+    xds::{State, Store, Watched},
+};
+
+/// How long a new version waits for the clusters that it names.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A listener, resolved.
+pub struct Resolved {
+    /// As configured.
+    pub listener: Arc<Listener>,
+    chains: Vec<Arc<Chain>>,
+    default_chain: Option<Arc<Chain>>,
+}
+
+/// A filter chain, resolved.
+pub struct Chain {
+    /// As configured.
+    pub model: Arc<FilterChain>,
+    /// TLS termination.
+    pub tls: Option<Arc<ServerSide>>,
+    /// Its last filter.
+    pub terminal: Terminal,
+}
+
+/// The last filter of a chain, resolved.
+pub enum Terminal {
+    /// HTTP is served.
+    Http(HttpChain),
+    /// Bytes are copied.
+    Tcp(Tcp, Targets),
+}
+
+/// An HTTP connection manager, resolved.
+pub struct HttpChain {
+    /// As configured.
+    pub http: Arc<Http>,
+    /// Its routes; `None` while they are not known.
+    pub table: Option<Arc<RouteTable>>,
+    /// The targets of each forwarding route, by the route's address in `table`.
+    targets: HashMap<usize, Targets>,
+}
+
+/// A key that needs no hashing of names; `table` keeps what is at the address.
+fn address(route: &Arc<Route>) -> usize {
+    Arc::as_ptr(route).addr()
+}
+
+/// Clusters by weight.
+#[derive(Clone)]
+pub struct Targets {
+    clusters: Vec<(Arc<Upstream>, u32)>,
+    total: u64,
+}
+
+impl Targets {
+    fn new(clusters: &[WeightedCluster], upstreams: &Upstreams) -> Self {
+        Self {
+            total: clusters.iter().map(|cluster| u64::from(cluster.weight)).sum(),
+            clusters: clusters
+                .iter()
+                .map(|cluster| (upstreams.get(&cluster.cluster), cluster.weight))
+                .collect(),
+        }
+    }
+
+    /// One of them, by weight; `None` when all weigh nothing.
+    pub fn pick(&self) -> Option<&Arc<Upstream>> {
+        if let [(only, weight)] = self.clusters.as_slice() {
+            return (*weight > 0).then_some(only);
+        }
+        if self.total == 0 {
+            return None;
+        }
+        let mut point = rand::random_range(0..self.total);
+        for (upstream, weight) in &self.clusters {
+            match point.checked_sub(u64::from(*weight)) {
+                None => return Some(upstream),
+                Some(rest) => point = rest,
+            }
+        }
+        None
+    }
+}
+
+impl HttpChain {
+    /// The targets of a route of this table.
+    pub fn targets(&self, route: &Arc<Route>) -> Option<&Targets> {
+        self.targets.get(&address(route))
+    }
+}
+
+impl Resolved {
+    /// The chain at an index that [`crate::chain::select`] gave, or the default one.
+    pub fn chain(&self, index: Option<usize>) -> Option<&Arc<Chain>> {
+        match index {
+            Some(index) => self.chains.get(index),
+            None => self.default_chain.as_ref(),
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Arc<Chain>> {
+        self.chains.iter().chain(&self.default_chain)
+    }
+
+    fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.all().flat_map(|chain| {
+            let targets: Vec<&Targets> = match &chain.terminal {
+                Terminal::Http(http) => http.targets.values().collect(),
+                Terminal::Tcp(_, targets) => vec![targets],
+            };
+            targets
+                .into_iter()
+                .flat_map(|targets| targets.clusters.iter().map(|(upstream, _)| upstream))
+        })
+    }
+}
+
+/// What is in force for a listener.
+#[derive(Clone)]
+pub enum Standing {
+    /// Nothing yet.
+    Pending,
+    /// The control plane says that there is no such listener.
+    Absent,
+    /// This.
+    Ready(Arc<Resolved>),
+}
+
+/// A listener under assembly: what is in force, and the task that keeps it up to date while this lives.
+pub struct Assembly {
+    now: Arc<ArcSwapOption<Resolved>>,
+    standing: watch::Receiver<Standing>,
+    task: AbortHandle,
+}
+
+impl Drop for Assembly {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Assembly {
+    /// Begins to follow the listener of this name.
+    pub fn new(name: &str, store: &Store, upstreams: &Upstreams, tls: &Arc<Tls>) -> Arc<Self> {
+        let (sender, standing) = watch::channel(Standing::Pending);
+        let now = Arc::new(ArcSwapOption::empty());
+        let assembler = Assembler {
+            listener: store.watch(name),
+            store: store.clone(),
+            upstreams: upstreams.clone(),
+            tls: tls.clone(),
+            tables: HashMap::new(),
+            now: now.clone(),
+            standing: sender,
+        };
+        let task = tokio::spawn(assembler.run()).abort_handle();
+        Arc::new(Self { now, standing, task })
+    }
+
+    /// What is in force now.
+    pub fn now(&self) -> arc_swap::Guard<Option<Arc<Resolved>>> {
+        self.now.load()
+    }
+
+    /// Waits until it is known whether there is such a listener. Bound it with a timeout.
+    pub async fn answered(&self) -> Standing {
+        let mut standing = self.standing.clone();
+        let answered = standing
+            .wait_for(|standing| !matches!(standing, Standing::Pending))
+            .await;
+        answered.map_or(Standing::Pending, |standing| standing.clone())
+    }
+
+    /// Follows changes of what is in force.
+    pub fn watch(&self) -> watch::Receiver<Standing> {
+        self.standing.clone()
+    }
+}
+
+struct Assembler {
+    listener: Watched<Listener>,
+    store: Store,
+    upstreams: Upstreams,
+    tls: Arc<Tls>,
+    tables: HashMap<String, Watched<RouteTable>>,
+    now: Arc<ArcSwapOption<Resolved>>,
+    standing: watch::Sender<Standing>,
+}
+
+impl Assembler {
+    async fn run(mut self) {
+        let mut deadline = Instant::now() + PATIENCE;
+        loop {
+            let candidate = match self.listener.current() {
+                State::Pending => None,
+                State::Absent => {
+                    self.now.store(None);
+                    self.standing.send_replace(Standing::Absent);
+                    None
+                }
+                State::Ready(listener) => Some(self.resolve(&listener)),
+            };
+            let Some(candidate) = candidate else {
+                self.listener.changed().await;
+                deadline = Instant::now() + PATIENCE;
+                continue;
+            };
+            if self.settled(&candidate, deadline).await {
+                let resolved = Arc::new(candidate);
+                self.now.store(Some(resolved.clone()));
+                self.standing.send_replace(Standing::Ready(resolved));
+                self.changed().await;
+                deadline = Instant::now() + PATIENCE;
+            }
+        }
+    }
+
+    /// Waits until the candidate can be put in force. `false` when something changed meanwhile.
+    async fn settled(&mut self, candidate: &Resolved, deadline: Instant) -> bool {
+        loop {
+            let unready: Vec<_> = candidate
+                .upstreams()
+                .map(|upstream| upstream.readiness())
+                .filter(|readiness| *readiness.borrow() == Readiness::Pending)
+                .collect();
+            let tables_known = candidate.all().all(|chain| match &chain.terminal {
+                Terminal::Http(http) => http.table.is_some(),
+                Terminal::Tcp(..) => true,
+            });
+            if unready.is_empty() && tables_known {
+                return true;
+            }
+            let waits = unready.into_iter().map(|mut readiness| {
+                Box::pin(async move {
+                    let _ = readiness.wait_for(|now| *now != Readiness::Pending).await;
+                })
+            });
+            let waits: Vec<_> = waits.collect();
+            let any = async {
+                if waits.is_empty() {
+                    std::future::pending::<()>().await;
+                }
+                select_all(waits).await;
+            };
+            tokio::select! {
+                () = self.changed() => return false,
+                () = any => {}
+                () = sleep_until(deadline) => {
+                    let listener = &candidate.listener.name;
+                    tracing::warn!(listener, "some of its clusters or routes did not arrive in time; going on without them");
+                    return true;
+                }
+            }
+        }
+    }
+
+    /// Waits until the listener or one of its route tables changes.
+    async fn changed(&mut self) {
+        let tables: Vec<_> = self
+            .tables
+            .values_mut()
+            .map(|table| Box::pin(table.changed()))
+            .collect();
+        let any_table = async {
+            if tables.is_empty() {
+                std::future::pending::<()>().await;
+            }
+            select_all(tables).await;
+        };
+        tokio::select! {
+            () = self.listener.changed() => {}
+            () = any_table => {}
+        }
+    }
+
+    fn resolve(&mut self, listener: &Arc<Listener>) -> Resolved {
+        let mut tables = HashMap::new();
+        for chain in listener.chains.iter().chain(&listener.default_chain) {
+            if let Filter::Http(http) = &chain.terminal
+                && let RouteSource::Rds(name) = &http.routes
+            {
+                let watched = self.tables.remove(name).or_else(|| tables.remove(name));
+                let watched = watched.unwrap_or_else(|| self.store.watch(name));
+                tables.insert(name.clone(), watched);
+            }
+        }
+        self.tables = tables;
+        let last = self.now.load_full();
+        let chain = |chain: &Arc<FilterChain>| self.chain(chain, last.as_deref());
+        Resolved {
+            listener: listener.clone(),
+            chains: listener.chains.iter().map(chain).collect(),
+            default_chain: listener.default_chain.as_ref().map(chain),
+        }
+    }
+
+    /// A chain; the last one again when nothing in it changed.
+    fn chain(&self, model: &Arc<FilterChain>, last: Option<&Resolved>) -> Arc<Chain> {
+        let table = match &model.terminal {
+            Filter::Http(http) => self.table(http),
+            Filter::Tcp(_) => None,
+        };
+        let same = |chain: &&Arc<Chain>| {
+            chain.model == *model
+                && match (&chain.terminal, &table) {
+                    (Terminal::Http(http), Some(table)) => {
+                        http.table.as_ref().is_some_and(|last| Arc::ptr_eq(last, table))
+                    }
+                    (Terminal::Http(http), None) => http.table.is_none(),
+                    (Terminal::Tcp(..), _) => true,
+                }
+        };
+        if let Some(chain) = last.and_then(|last| last.all().find(same)) {
+            return chain.clone();
+        }
+        let terminal = match &model.terminal {
+            Filter::Http(http) => Terminal::Http(HttpChain {
+                http: http.clone(),
+                targets: self.targets(table.as_deref()),
+                table,
+            }),
+            Filter::Tcp(tcp) => Terminal::Tcp(tcp.clone(), Targets::new(&tcp.clusters, &self.upstreams)),
+        };
+        Arc::new(Chain {
+            model: model.clone(),
+            tls: model.tls.as_ref().map(|tls| self.tls.server(tls)),
+            terminal,
+        })
+    }
+
+    /// The route table of a connection manager. One that the control plane says is not there is empty.
+    fn table(&self, http: &Http) -> Option<Arc<RouteTable>> {
+        match &http.routes {
+            RouteSource::Inline(table) => Some(table.clone()),
+            RouteSource::Rds(name) => match self.tables.get(name)?.current() {
+                State::Pending => None,
+                State::Absent => Some(Arc::default()),
+                State::Ready(table) => Some(table),
+            },
+        }
+    }
+
+    fn targets(&self, table: Option<&RouteTable>) -> HashMap<usize, Targets> {
+        let hosts = table.into_iter().flat_map(|table| &table.virtual_hosts);
+        hosts
+            .flat_map(|host| &host.routes)
+            .filter_map(|route| match &route.action {
+                RouteAction::Forward(destination) => Some((
+                    address(route),
+                    Targets::new(&destination.clusters, &self.upstreams),
+                )),
+                _ => None,
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,45 @@
+//! What every connection has at hand.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::{assemble::Assembly, drain::Drain, tls::Tls, upstream::Upstreams, xds::Store};
+
+/// What every connection has at hand. One for the whole proxy.
+pub struct Context {
+    /// Known resources.
+    pub store: Store,
+    /// Clusters in use.
+    pub upstreams: Upstreams,
+    /// TLS configurations in use.
+    pub tls: Arc<Tls>,
+    /// The shutdown.
+    pub drain: Drain,
+    /// How long a silent client is waited for when its listener does not say.
+    pub detect_timeout: Duration,
+    /// The pod's addresses.
+    pub pod_ips: Vec<IpAddr>,
+    /// Whether there is a control plane to ask about addresses.
+    pub control_plane: bool,
+    /// Addresses that the proxy itself listens on.
+    pub own: parking_lot::RwLock<Vec<SocketAddr>>,
+}
+
+impl Context {
+    /// Begins to follow a listener and all that it names.
+    pub fn assemble(&self, listener: &str) -> Arc<Assembly> {
+        Assembly::new(listener, &self.store, &self.upstreams, &self.tls)
+    }
+
+    /// Whether forwarding to this address would come back to the proxy.
+    pub fn is_own(&self, address: SocketAddr) -> bool {
+        let ip = address.ip();
+        let local = ip.is_loopback() || ip.is_unspecified() || self.pod_ips.contains(&ip);
+        self.own.read().iter().any(|own| {
+            own.port() == address.port() && (own.ip() == ip || (own.ip().is_unspecified() && local))
+        })
+    }
+}

@@ -1,0 +1,191 @@
+//! One request, from its route to its response.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode, Version,
+    header::{CONNECTION, UPGRADE},
+};
+use tokio::time::{Instant, timeout_at};
+
+use super::{Body, Session, headers, matching, matching::Matched, rescue::Refusal, upgrade};
+use crate::{
+    admit::admit_request,
+    assemble::{HttpChain, Terminal},
+    model::{AppProtocol, Destination, Http, RouteAction},
+    reason::Reason,
+    upstream::{Endpoint, SendError, Upstream},
+};
+
+/// Answers a request: by forwarding it, or as its route says.
+///
+/// # Errors
+/// With what the client is to be told when it is refused or there is no response.
+pub(super) async fn answer(session: &Session, mut request: Request<Body>) -> Result<Response<Body>, Refusal> {
+    let chain = session.chain().map_err(closed)?;
+    let Terminal::Http(http) = &chain.terminal else {
+        return Err(closed(Reason::NoFilterChain));
+    };
+    let table = http.table.as_deref().ok_or_else(|| {
+        Refusal::new(
+            Reason::NoCluster,
+            "the routes of this listener have not arrived from the control plane yet",
+        )
+    })?;
+    let Some(matched) = matching::find(table, &request) else {
+        admit_request(session, &request, http.http.rbac.as_ref())?;
+        return Err(Refusal::new(Reason::NoRoute, "no route matches the request"));
+    };
+    admit_request(
+        session,
+        &request,
+        matched.route.rbac.as_ref().or(http.http.rbac.as_ref()),
+    )?;
+    let destination = match &matched.route.action {
+        RouteAction::Forward(destination) => destination,
+        RouteAction::Respond { status, body } => return Err(direct(*status, body)),
+        RouteAction::Redirect { .. } => return Err(matching::redirect(&matched, &request)),
+    };
+    let wanted = headers::wanted_upgrade(&request);
+    if let Some(wanted) = &wanted {
+        check_upgrade(wanted, &http.http, destination)?;
+    }
+    matching::change_request(&mut request, &matched, destination);
+    let upstream = target(http, &matched)?;
+    let sent = send(session, upstream, destination, request, wanted.is_some());
+    let mut response = sent.await?;
+    matching::change_response(&mut response, &matched);
+    Ok(response)
+}
+
+/// Sends the request to one endpoint of the cluster, within the route's timeout.
+async fn send(
+    session: &Session,
+    upstream: &Arc<Upstream>,
+    destination: &Destination,
+    mut request: Request<Body>,
+    upgrading: bool,
+) -> Result<Response<Body>, Refusal> {
+    let endpoint = upstream
+        .pick(session.facts.destination)
+        .map_err(|reason| unavailable(reason, upstream))?;
+    let http2 = match endpoint.cluster().protocol {
+        AppProtocol::Downstream => request.version() == Version::HTTP_2,
+        AppProtocol::Http1 => false,
+        AppProtocol::Http2 => !upgrading,
+    };
+    let connect = request.method() == Method::CONNECT;
+    let client = upgrading.then(|| hyper::upgrade::on(&mut request));
+    if upgrading {
+        keep_upgrade(&mut request);
+    } else {
+        headers::strip_hop_by_hop(request.headers_mut());
+    }
+    if http2 {
+        headers::to_http2(&mut request);
+    } else {
+        headers::to_http1(&mut request);
+    }
+    let connector = session.context.upstreams.connector();
+    let in_flight = endpoint.clone().begin();
+    let response = async {
+        if http2 {
+            in_flight.send_http2(connector, request).await
+        } else {
+            in_flight.send_http1(connector, request).await
+        }
+    };
+    let mut response = match destination.timeout {
+        None => response.await.map_err(|error| failed(&error, &endpoint))?,
+        Some(limit) => {
+            let deadline = Instant::now() + limit;
+            let response = timeout_at(deadline, response)
+                .await
+                .map_err(|_| timed_out(limit, upstream))?;
+            let response = response.map_err(|error| failed(&error, &endpoint))?;
+            response.map(|body| body.ending_at(deadline))
+        }
+    };
+    let switched =
+        response.status() == StatusCode::SWITCHING_PROTOCOLS || connect && response.status().is_success();
+    if let Some(client) = client
+        && switched
+    {
+        let lease = response.body_mut().take_lease();
+        let endpoint = hyper::upgrade::on(&mut response);
+        let guard = session.context.drain.guard();
+        tokio::spawn(upgrade::splice(client, endpoint, lease, guard));
+        return Ok(response);
+    }
+    headers::strip_hop_by_hop(response.headers_mut());
+    Ok(response)
+}
+
+/// Leaves only the upgrade itself of what belongs to the client's connection.
+fn keep_upgrade(request: &mut Request<Body>) {
+    let protocol = request.headers_mut().remove(UPGRADE);
+    headers::strip_hop_by_hop(request.headers_mut());
+    if let Some(protocol) = protocol {
+        request.headers_mut().insert(UPGRADE, protocol);
+        request
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    }
+}
+
+fn check_upgrade(wanted: &str, http: &Http, destination: &Destination) -> Result<(), Refusal> {
+    let allowed = http.upgrades.iter().chain(&destination.upgrades);
+    if allowed
+        .into_iter()
+        .any(|allowed| allowed.eq_ignore_ascii_case(wanted))
+    {
+        return Ok(());
+    }
+    let text = format!("an upgrade to {wanted} is not let through by this listener");
+    Err(Refusal::new(Reason::UpgradeRefused, text))
+}
+
+fn target<'a>(http: &'a HttpChain, matched: &Matched<'_>) -> Result<&'a Arc<Upstream>, Refusal> {
+    let targets = http.targets(matched.route);
+    targets
+        .and_then(|targets| targets.pick())
+        .ok_or_else(|| Refusal::new(Reason::NoCluster, "every cluster of the route has weight 0"))
+}
+
+fn closed(reason: Reason) -> Refusal {
+    Refusal::new(
+        reason,
+        format!("the listener's configuration changed and does not serve this connection any more: {reason}"),
+    )
+}
+
+fn direct(status: StatusCode, body: &Arc<str>) -> Refusal {
+    let mut refusal = Refusal::new(Reason::DirectResponse, body.to_string());
+    refusal.status = Some(status);
+    refusal
+}
+
+fn unavailable(reason: Reason, upstream: &Upstream) -> Refusal {
+    let name = upstream.name();
+    let text = match reason {
+        Reason::NoCluster => format!("the cluster {name} is not known"),
+        _ => format!("no healthy endpoint of {name}"),
+    };
+    Refusal::new(reason, text)
+}
+
+fn failed(error: &SendError, endpoint: &Endpoint) -> Refusal {
+    tracing::debug!(endpoint = %endpoint.address(), %error, "no response from the endpoint");
+    Refusal::new(
+        error.reason(),
+        format!("upstream {}: {error}", endpoint.address()),
+    )
+}
+
+fn timed_out(limit: Duration, upstream: &Upstream) -> Refusal {
+    let text = format!(
+        "no response from {} within the route's timeout of {limit:?}",
+        upstream.name()
+    );
+    Refusal::new(Reason::RequestTimeout, text)
+}

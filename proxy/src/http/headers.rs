@@ -1,0 +1,125 @@
+//! What changes in a message between two connections (RFC 9110 §7.6.1), and no more.
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
+    header::{CONNECTION, COOKIE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE},
+    uri::{Authority, PathAndQuery, Scheme},
+};
+
+use super::Body;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Removes what belongs to one connection only. `TE: trailers`, which gRPC needs, goes through.
+pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        strip_named(headers);
+    }
+    if headers.contains_key(TE) {
+        let trailers = headers.get_all(TE).iter().any(|value| {
+            value
+                .to_str()
+                .is_ok_and(|text| text.to_ascii_lowercase().contains("trailers"))
+        });
+        headers.remove(TE);
+        if trailers {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
+    }
+    headers.remove(TRANSFER_ENCODING);
+    headers.remove(UPGRADE);
+    headers.remove(KEEP_ALIVE);
+    headers.remove(PROXY_CONNECTION);
+}
+
+/// Removes `Connection` and the fields that it names.
+fn strip_named(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|text| text.split(','))
+        .filter_map(|name| HeaderName::try_from(name.trim()).ok())
+        .filter(|name| *name != TE)
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    headers.remove(CONNECTION);
+}
+
+/// The protocol that a request wants to change to, if it does.
+pub(super) fn wanted_upgrade(request: &Request<Body>) -> Option<String> {
+    if request.method() == Method::CONNECT {
+        return Some("connect".to_owned());
+    }
+    let wanted = request.headers().get(UPGRADE)?.to_str().ok()?;
+    let connection = request.headers().get_all(CONNECTION).iter();
+    let asked = connection
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|text| text.split(','))
+        .any(|option| option.trim().eq_ignore_ascii_case("upgrade"));
+    asked.then(|| wanted.to_ascii_lowercase())
+}
+
+/// Makes a request ready for an HTTP/1.1 connection: origin form, `Host`, one `Cookie`.
+pub(super) fn to_http1(request: &mut Request<Body>) {
+    let from = request.version();
+    *request.version_mut() = Version::HTTP_11;
+    // The client was sent `100 Continue` as soon as its body was wanted, so the endpoint is asked for none.
+    request.headers_mut().remove(EXPECT);
+    if request.method() == Method::CONNECT {
+        return;
+    }
+    if let Some(authority) = request.uri().authority()
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    {
+        request.headers_mut().insert(HOST, host);
+    }
+    if request.uri().scheme().is_some() || request.uri().authority().is_some() {
+        let path = request.uri().path_and_query().cloned();
+        *request.uri_mut() = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    }
+    if from == Version::HTTP_2 {
+        join_cookies(request.headers_mut());
+    }
+}
+
+/// Makes a request ready for an HTTP/2 connection: absolute form, no `Host`.
+pub(super) fn to_http2(request: &mut Request<Body>) {
+    *request.version_mut() = Version::HTTP_2;
+    request.headers_mut().remove(EXPECT);
+    let host = request.headers_mut().remove(HOST);
+    if request.uri().authority().is_some() && request.uri().scheme().is_some() {
+        return;
+    }
+    let mut parts = request.uri().clone().into_parts();
+    if parts.authority.is_none() {
+        let host = host.as_ref().and_then(|host| host.to_str().ok());
+        let authority = host.and_then(|host| host.parse::<Authority>().ok());
+        parts.authority = authority.or_else(|| Some(Authority::from_static("localhost")));
+    }
+    parts.scheme.get_or_insert(Scheme::HTTP);
+    parts
+        .path_and_query
+        .get_or_insert_with(|| PathAndQuery::from_static("/"));
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+}
+
+/// HTTP/2 may split a cookie header into crumbs; HTTP/1 may not (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let crumbs: Vec<&[u8]> = headers
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(COOKIE, joined);
+    }
+}

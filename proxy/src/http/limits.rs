@@ -1,0 +1,14 @@
+//! What HTTP connections may use.
+
+/// Largest HTTP/1 request header, in bytes; beyond, the client gets 431. Above Envoy's default of 60 KiB.
+pub const HEADER_BYTES: usize = 66 * 1024;
+/// Largest HTTP/2 header list, in bytes as RFC 9113 §6.5.2 counts them (32 more for each field).
+pub const HEADER_LIST_BYTES: u32 = 80 * 1024;
+/// Most HTTP/1 header fields.
+pub const HEADERS: usize = 256;
+/// HTTP/2 flow-control window of a stream.
+pub const STREAM_WINDOW: u32 = 256 * 1024;
+/// HTTP/2 flow-control window of a connection: large beside a stream's, so that a slow one does not stop the rest.
+pub const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// Requests at a time on one HTTP/2 connection from a client.
+pub const CONCURRENT_STREAMS: u32 = 1024;

@@ -1,0 +1,177 @@
+//! Serving HTTP on one connection.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use http::{Request, Response, Version};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
+
+use super::{Body, forward, limits, rescue};
+use crate::{
+    admit::admit,
+    assemble::{Assembly, Chain, Resolved},
+    chain::{self, Facts},
+    context::Context,
+    drain::Stage,
+    model::{Codec, Direction},
+    net::Io,
+    reason::Reason,
+    tls::PeerIdentity,
+};
+
+/// One client connection that speaks HTTP.
+pub struct Session {
+    /// What every connection has at hand.
+    pub context: Arc<Context>,
+    /// The listener that it came to.
+    pub assembly: Arc<Assembly>,
+    /// What chose its chain.
+    pub facts: Facts,
+    /// Who the client is, by its certificate.
+    pub peer: Option<Arc<PeerIdentity>>,
+    /// Which way its traffic goes.
+    pub direction: Direction,
+    current: ArcSwap<Current>,
+}
+
+/// The chain of the connection under one version of its listener.
+struct Current {
+    resolved: Option<Arc<Resolved>>,
+    chain: Result<Arc<Chain>, Reason>,
+}
+
+impl Session {
+    /// A session on a connection that `chain` was chosen for.
+    pub fn new(
+        context: Arc<Context>,
+        assembly: Arc<Assembly>,
+        facts: Facts,
+        peer: Option<Arc<PeerIdentity>>,
+        resolved: Arc<Resolved>,
+        chain: Arc<Chain>,
+    ) -> Self {
+        Self {
+            context,
+            assembly,
+            facts,
+            peer,
+            direction: resolved.listener.direction,
+            current: ArcSwap::from_pointee(Current {
+                resolved: Some(resolved),
+                chain: Ok(chain),
+            }),
+        }
+    }
+
+    /// The chain in force for the next request. A new version of the listener may have another for this connection,
+    /// or none, or may not allow its client any more.
+    ///
+    /// # Errors
+    /// With the reason when requests are no longer served.
+    pub fn chain(&self) -> Result<Arc<Chain>, Reason> {
+        let now = self.assembly.now();
+        let current = self.current.load();
+        let same = match (&*now, &current.resolved) {
+            (Some(now), Some(current)) => Arc::ptr_eq(now, current),
+            (None, None) => true,
+            _ => false,
+        };
+        if same {
+            return current.chain.clone();
+        }
+        let chain = match &*now {
+            None => Err(Reason::NoFilterChain),
+            Some(resolved) => resolved
+                .chain(chain::select(&resolved.listener, &self.facts))
+                .ok_or(Reason::NoFilterChain)
+                .and_then(|chain| {
+                    admit(&chain.model, &self.facts, self.peer.as_deref()).map_err(|denied| denied.reason)?;
+                    Ok(chain.clone())
+                }),
+        };
+        self.current.store(Arc::new(Current {
+            resolved: now.clone(),
+            chain: chain.clone(),
+        }));
+        chain
+    }
+}
+
+/// Serves requests until the client is done or the shutdown asks to finish.
+///
+/// # Errors
+/// When the connection breaks or is not HTTP.
+pub async fn serve(
+    io: Io,
+    session: Arc<Session>,
+    codec: Codec,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let serving = session.clone();
+    let service = service_fn(move |request| respond(serving.clone(), request));
+    let builder = builder(codec);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
+    tokio::pin!(connection);
+    tokio::select! {
+        result = connection.as_mut() => return result,
+        () = session.context.drain.finishing(session.direction) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    connection.await
+}
+
+fn builder(codec: Codec) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .max_buf_size(limits::HEADER_BYTES)
+        .max_headers(limits::HEADERS)
+        .half_close(true)
+        // The endpoint's own `Date` goes through; a response of ours needs none.
+        .auto_date_header(false)
+        .header_read_timeout(None::<Duration>);
+    builder
+        .http2()
+        .initial_stream_window_size(limits::STREAM_WINDOW)
+        .initial_connection_window_size(limits::CONNECTION_WINDOW)
+        .max_concurrent_streams(limits::CONCURRENT_STREAMS)
+        .max_header_list_size(limits::HEADER_LIST_BYTES)
+        .auto_date_header(false);
+    match codec {
+        Codec::Auto => builder,
+        Codec::Http1 => builder.http1_only(),
+        Codec::Http2 => builder.http2_only(),
+    }
+}
+
+/// One request: forwarded, or answered here.
+async fn respond(session: Arc<Session>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let grpc = rescue::is_grpc(request.headers());
+    let http2 = request.version() == Version::HTTP_2;
+    let answered = forward::answer(&session, request.map(Body::incoming)).await;
+    let mut response = match answered {
+        Ok(response) => response,
+        Err(refusal) => {
+            tracing::debug!(
+                reason = %refusal.reason,
+                client = %session.facts.source,
+                destination = %session.facts.destination,
+                "{}", refusal.text
+            );
+            rescue::respond(refusal, grpc, false)
+        }
+    };
+    *response.version_mut() = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
+    let stage = session.context.drain.stage();
+    if !http2
+        && (stage == Stage::Closing || stage == Stage::Draining && session.direction != Direction::Outbound)
+    {
+        response
+            .headers_mut()
+            .insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
+    }
+    Ok(response)
+}

@@ -1,0 +1,105 @@
+//! Connections to this pod, and to listeners of their own such as probes.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::net::TcpStream;
+
+use crate::{
+    admit::admit,
+    assemble::{Assembly, Terminal},
+    chain::{self, Facts},
+    context::Context,
+    http::{Session, serve},
+    model::Inspect,
+    net::{self, Io, Replay},
+    peek::peek,
+    reason::Reason,
+    tcp::Opaque,
+};
+
+/// How long a TLS handshake with a client may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// Handles one connection from its first byte to its last, and tells why it ended.
+///
+/// # Errors
+/// With the reason when the proxy refuses it.
+pub async fn handle(
+    context: &Arc<Context>,
+    assembly: &Arc<Assembly>,
+    stream: TcpStream,
+    source: SocketAddr,
+    destination: SocketAddr,
+) -> Result<(), Reason> {
+    let Some(resolved) = assembly.now().clone() else {
+        net::reset(&stream);
+        return Err(Reason::NoFilterChain);
+    };
+    let inspect = &resolved.listener.inspect;
+    let mut client = Replay::new(stream);
+    let detected = if inspects(inspect, &resolved.listener.chains) {
+        Some(peek(&mut client, inspect, context.detect_timeout).await?)
+    } else {
+        None
+    };
+
+    let facts = Facts::new(source, destination, detected.as_ref());
+    let Some(chain) = resolved.chain(chain::select(&resolved.listener, &facts)) else {
+        net::reset(client.stream());
+        return Err(Reason::NoFilterChain);
+    };
+
+    let (client, peer) = match &chain.tls {
+        None => (Io::Plain(client), None),
+        Some(tls) => match tls.accept(client, HANDSHAKE).await {
+            Ok(accepted) => (Io::Terminated(Box::new(accepted.stream)), accepted.peer),
+            Err(error) => {
+                tracing::info!(%source, %destination, %error, "the TLS handshake with a client failed");
+                return Err(Reason::TlsHandshake);
+            }
+        },
+    };
+
+    if let Err(denied) = admit(&chain.model, &facts, peer.as_deref()) {
+        tracing::info!(%source, %destination, reason = %denied.reason, "{}", denied.text);
+        net::reset(client.socket());
+        return Err(denied.reason);
+    }
+
+    match &chain.terminal {
+        Terminal::Tcp(tcp, targets) => {
+            let opaque = Opaque {
+                context,
+                assembly,
+                facts: &facts,
+                peer,
+                direction: resolved.listener.direction,
+            };
+            let (reason, _copied) = opaque.forward(client, tcp, targets).await;
+            match reason {
+                Reason::Closed => Ok(()),
+                reason => Err(reason),
+            }
+        }
+        Terminal::Http(http) => {
+            let codec = http.http.codec;
+            let session = Session::new(
+                context.clone(),
+                assembly.clone(),
+                facts,
+                peer,
+                resolved.clone(),
+                chain.clone(),
+            );
+            if let Err(error) = serve(client, Arc::new(session), codec).await {
+                tracing::debug!(%source, %destination, %error, "an HTTP connection ended");
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Whether the first bytes are needed to choose the chain.
+fn inspects(inspect: &Inspect, chains: &[Arc<crate::model::FilterChain>]) -> bool {
+    (inspect.tls || inspect.http) && chain::inspects(chains)
+}

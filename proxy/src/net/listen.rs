@@ -1,0 +1,71 @@
+//! Listening sockets, and what is set on every accepted one.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 4096;
+/// A silent connection is probed after this long, and so often.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+/// Bytes not acknowledged for this long end the connection.
+const USER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Binds a listening socket. An IPv6 wildcard takes IPv4 as well.
+///
+/// # Errors
+/// When the address is taken, not ours, or not allowed.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Sets what every data socket has: no Nagle delay, keep-alive, a bound on unacknowledged bytes.
+///
+/// # Errors
+/// When the socket is already gone.
+pub fn configure(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(KEEPALIVE)
+            .with_interval(KEEPALIVE / 3)
+            .with_retries(3),
+    )?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+}
+
+/// Where the client wanted to go before the redirect; the local address when there was none.
+///
+/// # Errors
+/// When the socket is already gone.
+pub fn original_destination(stream: &TcpStream) -> io::Result<SocketAddr> {
+    let local = canonical(stream.local_addr()?);
+    let socket = SockRef::from(stream);
+    let original = if local.is_ipv4() {
+        socket.original_dst_v4()
+    } else {
+        socket.original_dst_v6()
+    };
+    let original = original.ok().and_then(|address| address.as_socket());
+    Ok(original.map_or(local, canonical))
+}
+
+/// Makes closing the stream send a RST, which a client reads as "refused".
+pub fn reset(stream: &TcpStream) {
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
+/// IPv4 as IPv4, also when it came through an IPv6 socket.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}

@@ -1,0 +1,13 @@
+//! Sockets: listening, original destinations, options, replayed bytes and copying.
+
+mod copy;
+mod dial;
+mod io;
+mod listen;
+mod replay;
+
+pub use copy::{Copied, copy};
+pub use dial::{DialError, Dialer};
+pub use io::Io;
+pub use listen::{bind, configure, original_destination, reset};
+pub use replay::Replay;

@@ -1,0 +1,102 @@
+//! Connections from this pod to anywhere.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use tokio::{net::TcpStream, time::timeout};
+
+use crate::{
+    assemble::{Assembly, Standing},
+    context::Context,
+    inbound, net,
+    reason::Reason,
+};
+
+/// How long a connection to an address seen for the first time waits for the control plane's answer.
+const ANSWER: Duration = Duration::from_secs(5);
+/// A service is followed for this long after its last connection.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// The services that the pod uses, by address.
+pub struct Services {
+    context: Arc<Context>,
+    known: Mutex<HashMap<SocketAddr, Service>>,
+}
+
+struct Service {
+    assembly: Arc<Assembly>,
+    used: Instant,
+}
+
+impl Services {
+    /// None yet.
+    pub fn new(context: Arc<Context>) -> Arc<Self> {
+        Arc::new(Self {
+            context,
+            known: Mutex::default(),
+        })
+    }
+
+    /// The listener named by an address, followed from now on.
+    fn find(&self, address: SocketAddr) -> Arc<Assembly> {
+        let mut known = self.known.lock();
+        let service = known.entry(address).or_insert_with(|| Service {
+            assembly: self.context.assemble(&address.to_string()),
+            used: Instant::now(),
+        });
+        service.assembly.clone()
+    }
+
+    /// Forgets services without a connection for [`IDLE`], again and again.
+    pub async fn expire(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(IDLE / 4).await;
+            let now = Instant::now();
+            self.known.lock().retain(|_, service| {
+                if Arc::strong_count(&service.assembly) > 1 {
+                    service.used = now;
+                }
+                now.duration_since(service.used) < IDLE
+            });
+        }
+    }
+}
+
+/// Handles one connection from its first byte to its last.
+///
+/// # Errors
+/// With the reason when the proxy refuses it.
+pub async fn handle(
+    services: &Arc<Services>,
+    outbound: &Arc<Assembly>,
+    stream: TcpStream,
+    source: SocketAddr,
+    destination: SocketAddr,
+) -> Result<(), Reason> {
+    let context = &services.context;
+    if context.is_own(destination) {
+        net::reset(&stream);
+        return Err(Reason::Loop);
+    }
+    if !context.control_plane {
+        return inbound::handle(context, outbound, stream, source, destination).await;
+    }
+    let service = services.find(destination);
+    match timeout(ANSWER, service.answered()).await {
+        Ok(Standing::Ready(_)) => inbound::handle(context, &service, stream, source, destination).await,
+        Ok(Standing::Absent | Standing::Pending) => {
+            drop(service);
+            inbound::handle(context, outbound, stream, source, destination).await
+        }
+        Err(_) => {
+            tracing::warn!(%destination, "the control plane gave no answer in time; treated as unknown to the mesh");
+            drop(service);
+            inbound::handle(context, outbound, stream, source, destination).await
+        }
+    }
+}

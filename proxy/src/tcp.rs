@@ -1,0 +1,107 @@
+//! Opaque connections: one endpoint for the whole connection, and bytes copied both ways.
+
+use std::sync::Arc;
+
+use crate::{
+    admit::admit,
+    assemble::{Assembly, Standing, Targets},
+    chain::{self, Facts},
+    context::Context,
+    model::{Direction, Tcp},
+    net::{self, Copied, Io},
+    reason::Reason,
+    tls::PeerIdentity,
+    upstream::Purpose,
+};
+
+/// An opaque connection about to be forwarded.
+pub struct Opaque<'a> {
+    /// What every connection has at hand.
+    pub context: &'a Context,
+    /// The listener that it came to.
+    pub assembly: &'a Assembly,
+    /// What chose its chain.
+    pub facts: &'a Facts,
+    /// Who the client is, by its certificate.
+    pub peer: Option<Arc<PeerIdentity>>,
+    /// Which way its traffic goes.
+    pub direction: Direction,
+}
+
+impl Opaque<'_> {
+    /// Connects to an endpoint and copies until both sides are done, or until a changed policy forbids it.
+    pub async fn forward(&self, mut client: Io, tcp: &Tcp, targets: &Targets) -> (Reason, Copied) {
+        let mut copied = Copied::default();
+        let mut endpoint = match self.connect(targets).await {
+            Ok(endpoint) => endpoint,
+            Err(reason) => {
+                net::reset(client.socket());
+                return (reason, copied);
+            }
+        };
+        let (endpoint, _in_flight) = (&mut endpoint.0, endpoint.1);
+        let reason = tokio::select! {
+            result = net::copy(&mut client, endpoint, tcp.idle_timeout, &mut copied) => match result {
+                Ok(()) => Reason::Closed,
+                Err(error) => {
+                    tracing::debug!(%error, client = %self.facts.source, "a connection broke");
+                    net::reset(client.socket());
+                    net::reset(endpoint.socket());
+                    Reason::UpstreamReset
+                }
+            },
+            () = self.revoked() => {
+                net::reset(client.socket());
+                net::reset(endpoint.socket());
+                Reason::PolicyRevoked
+            }
+        };
+        let reason = if copied.idle { Reason::IdleTimeout } else { reason };
+        (reason, copied)
+    }
+
+    async fn connect(&self, targets: &Targets) -> Result<(Io, crate::upstream::InFlight), Reason> {
+        let upstream = targets.pick().ok_or(Reason::NoCluster)?;
+        let endpoint = upstream.pick(self.facts.destination)?;
+        let in_flight = endpoint.clone().begin();
+        if self.context.is_own(endpoint.address()) {
+            return Err(Reason::Loop);
+        }
+        match self
+            .context
+            .upstreams
+            .connector()
+            .connect(&endpoint, Purpose::Opaque)
+            .await
+        {
+            Ok(io) => Ok((io, in_flight)),
+            Err(error) => {
+                tracing::info!(cluster = upstream.name(), %error, "no connection to the endpoint");
+                Err(error.reason())
+            }
+        }
+    }
+
+    /// Returns when the listener does not let this connection in any more.
+    async fn revoked(&self) {
+        let mut standing = self.assembly.watch();
+        loop {
+            if standing.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            let now = standing.borrow_and_update().clone();
+            let Standing::Ready(resolved) = now else {
+                if matches!(now, Standing::Absent) {
+                    return;
+                }
+                continue;
+            };
+            let Some(chain) = resolved.chain(chain::select(&resolved.listener, self.facts)) else {
+                return;
+            };
+            if admit(&chain.model, self.facts, self.peer.as_deref()).is_err() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Clusters as the data path uses them: found by name once, kept while anyone names them, and followed
+//! through every change of the cluster and its endpoints. Pools outlive configuration changes.
+
+mod connect;
+mod endpoint;
+mod follow;
+mod pool;
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Weak},
+};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::{sync::watch, task::AbortHandle};
+
+pub use connect::{ConnectError, Connector, Purpose};
+pub use endpoint::{Endpoint, InFlight};
+pub use pool::{Lease, SendError};
+
+use crate::{
+    model::{Cluster, Discovery},
+    reason::Reason,
+    tls::{ClientSide, Tls},
+    xds::Store,
+};
+
+/// Destinations of an `ORIGINAL_DST` cluster whose pools are kept.
+const ORIGINAL_DESTINATIONS: usize = 1024;
+
+/// What is known of a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// Asked for; the cluster or its endpoints did not arrive yet.
+    Pending,
+    /// The control plane says that there is no such cluster.
+    Absent,
+    /// Requests can be sent.
+    Ready,
+}
+
+/// One cluster.
+pub struct Upstream {
+    name: Arc<str>,
+    now: ArcSwap<Now>,
+    readiness: watch::Sender<Readiness>,
+    follower: Mutex<Option<AbortHandle>>,
+    originals: Mutex<HashMap<SocketAddr, Arc<Endpoint>>>,
+}
+
+/// A cluster and its endpoints at a time.
+#[derive(Default)]
+pub struct Now {
+    /// The cluster; `None` until it is known.
+    pub cluster: Option<Arc<Cluster>>,
+    /// TLS towards its endpoints.
+    tls: Option<Arc<ClientSide>>,
+    /// Its usable endpoints, each with its pool.
+    pub endpoints: Vec<Arc<Endpoint>>,
+}
+
+impl Upstream {
+    /// The cluster's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The cluster and its endpoints now.
+    pub fn now(&self) -> arc_swap::Guard<Arc<Now>> {
+        self.now.load()
+    }
+
+    /// Follows whether it is ready.
+    pub fn readiness(&self) -> watch::Receiver<Readiness> {
+        self.readiness.subscribe()
+    }
+
+    /// Chooses the endpoint for one request or connection; `original` is where the client wanted to go.
+    ///
+    /// # Errors
+    /// With the reason when there is no such cluster or it has no endpoint.
+    pub fn pick(&self, original: SocketAddr) -> Result<Arc<Endpoint>, Reason> {
+        let now = self.now.load();
+        let cluster = now.cluster.as_ref().ok_or(Reason::NoCluster)?;
+        if cluster.discovery == Discovery::OriginalDst {
+            return Ok(self.original(original, cluster, &now.tls));
+        }
+        endpoint::choose(&now.endpoints).ok_or(Reason::NoEndpoint)
+    }
+
+    fn original(
+        &self,
+        address: SocketAddr,
+        cluster: &Arc<Cluster>,
+        tls: &Option<Arc<ClientSide>>,
+    ) -> Arc<Endpoint> {
+        let mut originals = self.originals.lock();
+        if originals.len() >= ORIGINAL_DESTINATIONS {
+            originals.retain(|_, endpoint| endpoint.in_flight() > 0);
+        }
+        originals
+            .entry(address)
+            .or_insert_with(|| Arc::new(Endpoint::original(address, cluster, tls.clone())))
+            .clone()
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        if let Some(follower) = self.follower.lock().take() {
+            follower.abort();
+        }
+        for endpoint in &self.now.load().endpoints {
+            endpoint.retire();
+        }
+    }
+}
+
+/// All clusters in use. Cheap to clone.
+#[derive(Clone)]
+pub struct Upstreams {
+    store: Store,
+    tls: Arc<Tls>,
+    connector: Connector,
+    known: Arc<Mutex<HashMap<Arc<str>, Weak<Upstream>>>>,
+}
+
+impl Upstreams {
+    /// None in use yet; clusters come from `store`.
+    pub fn new(store: Store, tls: Arc<Tls>, connector: Connector) -> Self {
+        Self {
+            store,
+            tls,
+            connector,
+            known: Arc::default(),
+        }
+    }
+
+    /// How endpoints are connected to.
+    pub fn connector(&self) -> &Connector {
+        &self.connector
+    }
+
+    /// The cluster of this name, followed from now on until no one holds it.
+    pub fn get(&self, name: &str) -> Arc<Upstream> {
+        let mut known = self.known.lock();
+        if let Some(upstream) = known.get(name).and_then(Weak::upgrade) {
+            return upstream;
+        }
+        known.retain(|_, upstream| upstream.strong_count() > 0);
+        let name: Arc<str> = name.into();
+        let upstream = Arc::new(Upstream {
+            name: name.clone(),
+            now: ArcSwap::default(),
+            readiness: watch::Sender::new(Readiness::Pending),
+            follower: Mutex::default(),
+            originals: Mutex::default(),
+        });
+        let follower = tokio::spawn(follow::follow(
+            Arc::downgrade(&upstream),
+            name.clone(),
+            self.store.clone(),
+            self.tls.clone(),
+        ));
+        *upstream.follower.lock() = Some(follower.abort_handle());
+        known.insert(name, Arc::downgrade(&upstream));
+        upstream
+    }
+}
