@@ -108,6 +108,23 @@ impl Backend {
         }
     }
 
+    /// Every backend that works here, in which an earlier run may have left rules: all, or the one chosen.
+    ///
+    /// # Errors
+    /// The chosen one does not work here, or none does.
+    pub fn select_all(choice: Choice) -> Result<Vec<Self>, Error> {
+        if choice != Choice::Auto {
+            return Ok(vec![Self::select(choice)?]);
+        }
+        let programs = iptables::detect_all().into_iter().map(Self::Iptables);
+        let netlink = Netlink::open().ok().map(Self::Nftables);
+        let mut backends: Vec<Self> = programs.chain(netlink).collect();
+        if backends.is_empty() {
+            backends.push(Self::select(choice)?);
+        }
+        Ok(backends)
+    }
+
     /// What applies the rules of `family`, for logs.
     pub fn name(&self, family: Family) -> String {
         match self {

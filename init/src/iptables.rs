@@ -4,7 +4,7 @@
 
 mod program;
 
-pub use program::{Error, Program, Variant, detect};
+pub use program::{Error, Program, Variant, detect, detect_all};
 
 use std::fmt::Write as _;
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use weir_init::backend::{self, Backend};
+use weir_init::backend::{self, Backend, Choice};
 use weir_init::redirect::Redirect;
 use weir_init::rules::{Family, RuleSet, rules};
 use weir_init::verify::verify;
@@ -22,6 +22,12 @@ pub(crate) fn usage(message: &str) -> ExitCode {
 
 /// Does what `args` ask for with a validated redirect.
 pub(crate) fn run(args: &Args, redirect: &Redirect) -> ExitCode {
+    if args.cleanup {
+        return match cleanup(args.backend) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(APPLY_FAILED, &error),
+        };
+    }
     let sets: Vec<RuleSet> = families()
         .into_iter()
         .map(|family| rules(redirect, family))
@@ -30,7 +36,7 @@ pub(crate) fn run(args: &Args, redirect: &Redirect) -> ExitCode {
         Ok(backend) => backend,
         Err(error) => return fail(APPLY_FAILED, &error),
     };
-    if args.dry_run || args.cleanup || args.no_verify {
+    if args.dry_run || args.no_verify {
         return ExitCode::SUCCESS;
     }
     for set in &sets {
@@ -42,15 +48,22 @@ pub(crate) fn run(args: &Args, redirect: &Redirect) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+fn cleanup(choice: Choice) -> Result<(), backend::Error> {
+    for backend in Backend::select_all(choice)? {
+        for family in families() {
+            backend.cleanup(family)?;
+            println!("{family}: no rules left ({})", backend.name(family));
+        }
+    }
+    Ok(())
+}
+
 fn apply(args: &Args, sets: &[RuleSet]) -> Result<Backend, backend::Error> {
     let backend = Backend::select(args.backend)?;
     for set in sets {
         let (family, name) = (set.family, backend.name(set.family));
         if args.dry_run {
             println!("# {family}, by {name}\n{}", backend.render(set));
-        } else if args.cleanup {
-            backend.cleanup(family)?;
-            println!("{family}: no rules left ({name})");
         } else if !args.verify_only {
             backend.apply(set)?;
             println!("{family}: {} rules in force ({name})", set.rules.len());

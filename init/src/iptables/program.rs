@@ -86,6 +86,17 @@ pub fn detect(wanted: Option<Variant>) -> Result<Program, Error> {
     })))
 }
 
+/// Every variant that works here and whose tables may hold rules.
+pub fn detect_all() -> Vec<Program> {
+    let legacy = legacy_in_use();
+    let worth = |program: &Program| program.variant == Variant::Nft || legacy;
+    candidates()
+        .into_iter()
+        .filter(worth)
+        .filter(|program| program.saved(Family::V4).is_ok())
+        .collect()
+}
+
 fn candidates() -> Vec<Program> {
     let named = [("-nft", Variant::Nft), ("-legacy", Variant::Legacy)];
     let mut found: Vec<Program> = named

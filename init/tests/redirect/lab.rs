@@ -219,10 +219,7 @@ impl Lab {
         if let Some(variant) = self.backend.strip_prefix("iptables") {
             let mut command = Command::new(format!("iptables{variant}"));
             command.args(["-t", "nat", "-D", Chain::OutRedirect.name(), "1"]);
-            command.env(
-                "XTABLES_LOCKFILE",
-                Path::new(env!("CARGO_TARGET_TMPDIR")).join("xtables.lock"),
-            );
+            command.env("XTABLES_LOCKFILE", "/proc/self/ns/net");
             return finish(command).map(drop);
         }
         let redirect = Redirect::new(15003, 15001, self.identity()).validated()?;

@@ -55,7 +55,7 @@ proptest! {
         let mut read = 0;
         for message in messages(&bytes) {
             read += HEADER + message.payload.len();
-            _ = attributes(message.payload).map(|(_, value)| text(value)).count();
+            attributes(message.payload).for_each(|(_, value)| drop(text(value)));
         }
         prop_assert!(read <= bytes.len());
         let values: usize = attributes(&bytes).map(|(_, value)| ATTRIBUTE + value.len()).sum();
