@@ -127,6 +127,14 @@ impl Bootstrap {
         Self::from_message(read::message(message)?, overrides)
     }
 
+    /// Reads text into a message without looking at what it asks for.
+    ///
+    /// # Errors
+    /// When it is neither YAML nor JSON, or has a field outside the subset.
+    pub fn parse(text: &str) -> Result<Message, BootstrapError> {
+        read::message(read::text(text, "bootstrap")?)
+    }
+
     /// Decodes a bootstrap message.
     ///
     /// # Errors
@@ -179,6 +187,12 @@ impl Bootstrap {
 
 fn publish<T: crate::xds::Stored>(store: &Store, resource: &Static<T>) {
     store.publish_from(&resource.name, resource.value.clone(), resource.source.clone());
+}
+
+/// A message of the contract in protobuf's JSON form, as tests write it.
+#[cfg(test)]
+pub(crate) fn from_json<M: weir_xds::TypeUrl>(text: &str) -> Result<M, BootstrapError> {
+    read::typed(read::text(text, "test")?, "test")
 }
 
 /// The node with what flags and environment say, and with who we are.

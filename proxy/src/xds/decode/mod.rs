@@ -20,6 +20,8 @@ mod matcher;
 mod network;
 mod rbac;
 mod route;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 use std::{collections::BTreeSet, sync::Arc};

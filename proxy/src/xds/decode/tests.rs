@@ -1,0 +1,390 @@
+//! What is taken, what is refused and with which words, and that nothing panics.
+
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use weir_xds::{
+    envoy::{
+        config::{listener::v3::Listener as ListenerMessage, route::v3::RouteConfiguration},
+        extensions::transport_sockets::tls::v3::Secret as SecretMessage,
+    },
+    pack,
+};
+
+use super::*;
+use crate::{
+    bootstrap::from_json,
+    model::{Discovery, Network, RouteSource, Terminal},
+};
+
+const HCM: &str = r#""@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager""#;
+const ROUTER: &str = r#"{"name": "r", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}"#;
+const RBAC: &str = r#""@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC""#;
+const TCP: &str = r#"{"name": "t", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", "cluster": "c"}}"#;
+const DOWNSTREAM: &str =
+    r#""@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext""#;
+const UPSTREAM: &str =
+    r#""@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext""#;
+
+fn read<M: Decode>(json: &str) -> Result<M::Model, String> {
+    let message: M = from_json(json).unwrap_or_else(|error| panic!("{error}\n{json}"));
+    message
+        .decode(&mut Context::new(Origin::Stream))
+        .map_err(|error| error.to_string())
+}
+
+fn listener(body: &str) -> Result<Listener, String> {
+    read::<ListenerMessage>(&format!(r#"{{"name": "l", "bind_to_port": false, {body}}}"#))
+}
+
+fn manager(body: &str) -> Result<Listener, String> {
+    listener(&format!(
+        r#""filter_chains": [{{"filters": [{{"name": "h", "typed_config": {{{HCM}, {body}}}}}]}}]"#
+    ))
+}
+
+fn table(routes: &str) -> Result<RouteTable, String> {
+    read::<RouteConfiguration>(&format!(
+        r#"{{"name": "r", "virtual_hosts": [{{"name": "v", "domains": ["*"], "routes": [{routes}]}}]}}"#
+    ))
+}
+
+fn cluster(body: &str) -> Result<Cluster, String> {
+    read::<cds::Cluster>(&format!(r#"{{"name": "c", {body}}}"#))
+}
+
+#[track_caller]
+fn refused<T: std::fmt::Debug>(outcome: Result<T, String>, words: &[&str]) {
+    let error = outcome.expect_err("should be refused");
+    for word in words {
+        assert!(error.contains(word), "{error:?} does not say {word:?}");
+    }
+}
+
+#[test]
+fn an_inbound_listener_is_read() {
+    let listener = listener(&format!(
+        r#""traffic_direction": "INBOUND", "listener_filters": [{{"name": "envoy.filters.listener.original_dst"}},
+        {{"name": "envoy.filters.listener.tls_inspector"}}], "filter_chains": [{{"name": "inbound_a/b_80_http",
+        "filter_chain_match": {{"destination_port": 80, "transport_protocol": "tls", "application_protocols": ["osm"]}},
+        "transport_socket": {{"name": "tls", "typed_config": {{{DOWNSTREAM}, "require_client_certificate": true,
+            "common_tls_context": {{"tls_certificate_sds_secret_configs": [{{"name": "workload-cert", "sds_config": {{"ads": {{}}}}}}],
+            "validation_context_sds_secret_config": {{"name": "trust-bundle", "sds_config": {{"ads": {{}}}}}}, "alpn_protocols": ["osm"]}}}}}},
+        "filters": [{{"name": "n", "typed_config": {{"@type": "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC",
+            "stat_prefix": "x", "rules": {{"policies": {{"ns/t": {{"permissions": [{{"any": true}}], "principals": [{{"authenticated": {{"principal_name": {{"exact": "spiffe://a"}}}}}}]}}}}}}}}}},
+            {{"name": "h", "typed_config": {{{HCM}, "rds": {{"route_config_name": "inbound|80", "config_source": {{"ads": {{}}}}}}, "upgrade_configs": [{{"upgrade_type": "WebSocket"}}], "http_filters": [{{"name": "a", "typed_config": {{{RBAC}}}}}, {ROUTER}]}}}}]}}]"#
+    ))
+    .unwrap();
+    assert!(listener.original_dst && listener.inspect.tls && !listener.inspect.http);
+    let chain = &listener.chains[0];
+    assert_eq!(chain.matches.destination_port, Some(80));
+    assert_eq!(chain.tls.as_ref().unwrap().certificate, "workload-cert");
+    assert!(matches!(&chain.network[0], Network::Rbac(Some(rbac)) if rbac.policies[0].name == "ns/t"));
+    let Terminal::Http(http) = &chain.terminal else {
+        panic!("{chain:?}")
+    };
+    assert_eq!(http.routes, RouteSource::Rds("inbound|80".into()));
+    assert_eq!(http.rbac, Some(None));
+    assert_eq!(http.upgrades, ["websocket"]);
+}
+
+#[test]
+fn listeners_are_refused_with_the_place() {
+    refused(
+        listener(r#""filter_chains": [{"filters": []}]"#),
+        &["lds \"l\": filter_chains[0]", "empty"],
+    );
+    let odd = r#"{"name": "o", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}"#;
+    refused(
+        listener(&format!(r#""filter_chains": [{{"filters": [{odd}, {TCP}]}}]"#)),
+        &["filter_chains[0].filters[0]", "not known"],
+    );
+    refused(
+        listener(&format!(r#""filter_chains": [{{"filters": [{TCP}, {TCP}]}}]"#)),
+        &["last"],
+    );
+    refused(
+        listener(&format!(
+            r#""filter_chains": [{{"filters": [{TCP}]}}, {{"filters": [{TCP}]}}]"#
+        )),
+        &["filter_chains[1]", "same match"],
+    );
+    refused(listener(r#""api_listener": "AAAA""#), &["api_listener"]);
+    refused(
+        listener(r#""additional_addresses": ["AAAA"]"#),
+        &["additional_addresses"],
+    );
+    refused(
+        listener(r#""listener_filters": [{"name": "proxy_protocol"}]"#),
+        &["listener_filters[0]", "proxy_protocol"],
+    );
+    refused(
+        listener(&format!(
+            r#""filter_chains": [{{"filters": [{TCP}], "filter_chain_match": {{"suffix_len": "AAAA"}}}}]"#
+        )),
+        &["suffix_len"],
+    );
+    refused(
+        read::<ListenerMessage>(r#"{"name": "l"}"#),
+        &["address is missing"],
+    );
+    refused(
+        listener(&format!(
+            r#""filter_chains": [{{"filters": [{TCP}], "transport_socket": {{"name": "t", "typed_config": {{{DOWNSTREAM}}}}}}}]"#
+        )),
+        &["needs a certificate"],
+    );
+}
+
+#[test]
+fn managers_are_refused_with_the_place() {
+    let rds = r#""rds": {"route_config_name": "r"}"#;
+    assert!(manager(&format!(r#"{rds}, "http_filters": [{ROUTER}]"#)).is_ok());
+    refused(manager(rds), &["must end with the router"]);
+    refused(
+        manager(&format!(r#"{rds}, "http_filters": [{ROUTER}, {ROUTER}]"#)),
+        &["http_filters[1]", "last"],
+    );
+    refused(
+        manager(&format!(r#""http_filters": [{ROUTER}]"#)),
+        &["neither rds nor route_config"],
+    );
+    let ext_authz = r#""name": "e", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz"}"#;
+    refused(
+        manager(&format!(r#"{rds}, "http_filters": [{{{ext_authz}}}, {ROUTER}]"#)),
+        &["http_filters[0]", "ExtAuthz", "not supported"],
+    );
+    let optional = format!(r#"{rds}, "http_filters": [{{{ext_authz}, "is_optional": true}}, {ROUTER}]"#);
+    assert!(manager(&optional).is_ok());
+    refused(
+        manager(&format!(
+            r#"{rds}, "forward_client_cert_matcher": "AAAA", "http_filters": [{ROUTER}]"#
+        )),
+        &["forward_client_cert_matcher"],
+    );
+    let rbac = |policy: &str| {
+        manager(&format!(
+            r#"{rds}, "http_filters": [{{"name": "a", "typed_config": {{{RBAC}, "rules": {{"policies": {{"p": {policy}}}}}}}}}, {ROUTER}]"#
+        ))
+    };
+    refused(
+        rbac(r#"{"permissions": [{"any": true}]}"#),
+        &["policies[\"p\"]", "at least one"],
+    );
+    refused(
+        rbac(r#"{"permissions": [{"any": true}], "principals": [{"any": true}], "condition": "AAAA"}"#),
+        &["condition"],
+    );
+    refused(
+        rbac(r#"{"permissions": [{"any": true}], "principals": [{"filter_state": "AAAA"}]}"#),
+        &["principals[0]", "filter_state"],
+    );
+    refused(
+        rbac(r#"{"permissions": [{}], "principals": [{"any": true}]}"#),
+        &["permissions[0]"],
+    );
+}
+
+#[test]
+fn routes_are_read_and_refused() {
+    let found = table(
+        r#"{"match": {"safe_regex": {"google_re2": {}, "regex": "/a.*"}, "headers": [{"name": ":method", "exact_match": "GET"}]},
+            "route": {"weighted_clusters": {"clusters": [{"name": "a", "weight": 100}, {"name": "b", "weight": 0}], "total_weight": 100}, "timeout": "0s"},
+            "typed_per_filter_config": {"envoy.filters.http.rbac": {"@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute", "rbac": {"rules": {}}}}}"#,
+    )
+    .unwrap();
+    let route = &found.virtual_hosts[0].routes[0];
+    assert!(matches!(&route.rbac, Some(Some(rbac)) if rbac.policies.is_empty()));
+    let crate::model::RouteAction::Forward(to) = &route.action else {
+        panic!("{route:?}")
+    };
+    assert_eq!((to.clusters.len(), to.timeout), (2, None));
+
+    let to = r#""route": {"cluster": "c"}"#;
+    refused(
+        table(&format!(
+            r#"{{"match": {{"safe_regex": {{"regex": "("}}}}, {to}}}"#
+        )),
+        &[
+            "rds \"r\": virtual_hosts[0].routes[0].match.safe_regex",
+            "not a usable expression",
+        ],
+    );
+    refused(table(&format!(r#"{{"match": {{}}, {to}}}"#)), &["path specifier"]);
+    refused(
+        table(&format!(
+            r#"{{"match": {{"prefix": "/", "tls_context": "AAAA"}}, {to}}}"#
+        )),
+        &["tls_context"],
+    );
+    refused(table(r#"{"match": {"prefix": "/"}}"#), &["needs an action"]);
+    refused(
+        table(r#"{"match": {"prefix": "/"}, "route": {"cluster_header": "x"}}"#),
+        &["cluster_header"],
+    );
+    refused(
+        table(r#"{"match": {"prefix": "/"}, "route": {"weighted_clusters": {"clusters": [{"name": "a"}]}}}"#),
+        &["weighted_clusters", "sum of weights"],
+    );
+    refused(
+        read::<RouteConfiguration>(
+            r#"{"name": "r", "virtual_hosts": [{"name": "a", "domains": ["x"]}, {"name": "b", "domains": ["X"]}]}"#,
+        ),
+        &["virtual_hosts[1]", "twice"],
+    );
+    refused(
+        read::<RouteConfiguration>(r#"{"name": "r", "virtual_hosts": [{"name": "a", "domains": ["a*b"]}]}"#),
+        &["domains[0]"],
+    );
+    refused(
+        table(&format!(
+            r#"{{"match": {{"prefix": "/"}}, {to}, "typed_per_filter_config": {{"lua": {{"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}}}}}"#
+        )),
+        &["typed_per_filter_config[\"lua\"]"],
+    );
+}
+
+#[test]
+fn clusters_are_read_and_refused() {
+    let eds = cluster(&format!(
+        r#""type": "EDS", "lb_policy": "LEAST_REQUEST", "eds_cluster_config": {{"eds_config": {{"ads": {{}}}}}}, "transport_socket": {{"name": "t", "typed_config": {{{UPSTREAM},
+        "sni": "s", "common_tls_context": {{"alpn_protocols": ["osm"], "combined_validation_context": {{"default_validation_context": {{"match_typed_subject_alt_names": [{{"san_type": "URI", "matcher": {{"exact": "spiffe://x"}}}}]}},
+        "validation_context_sds_secret_config": {{"name": "trust-bundle"}}}}}}}}}}"#
+    ))
+    .unwrap();
+    assert_eq!(eds.discovery, Discovery::Eds("c".into()));
+    let tls = eds.tls.unwrap();
+    assert_eq!(
+        (tls.trust_bundle.as_deref(), tls.subject_alt_names.len()),
+        (Some("trust-bundle"), 1)
+    );
+    assert_eq!(tls.inline_trust, None);
+
+    refused(
+        cluster(r#""type": "STATIC""#),
+        &["cds \"c\"", "load_assignment is missing"],
+    );
+    refused(cluster(r#""type": "EDS", "filters": ["AAAA"]"#), &["filters"]);
+    refused(
+        cluster(r#""type": "EDS", "transport_socket_matches": ["AAAA"]"#),
+        &["transport_socket_matches"],
+    );
+    refused(
+        cluster(&format!(
+            r#""type": "EDS", "transport_socket": {{"name": "t", "typed_config": {{{UPSTREAM}}}}}"#
+        )),
+        &["transport_socket", "roots"],
+    );
+    refused(
+        cluster(&format!(
+            r#""type": "EDS", "transport_socket": {{"name": "t", "typed_config": {{{UPSTREAM}, "common_tls_context": {{"validation_context": {{"trust_chain_verification": "ACCEPT_UNTRUSTED"}}}}}}}}"#
+        )),
+        &[
+            "common_tls_context.validation_context",
+            "trust_chain_verification",
+        ],
+    );
+    refused(
+        cluster(&format!(
+            r#""type": "EDS", "transport_socket": {{"name": "t", "typed_config": {{{UPSTREAM}, "common_tls_context": {{"validation_context": {{"trusted_ca": {{"filename": "/etc/passwd"}}}}}}}}}}"#
+        )),
+        &["may not name files"],
+    );
+    refused(
+        cluster(r#""type": "EDS", "load_balancing_policy": {"policies": []}"#),
+        &["load_balancing_policy"],
+    );
+}
+
+#[test]
+fn only_healthy_endpoints_of_the_first_priority_count() {
+    let endpoint = |port: u32, health: &str| {
+        format!(
+            r#"{{"endpoint": {{"address": {{"socket_address": {{"address": "10.0.0.1", "port_value": {port}}}}}}}, "health_status": "{health}",
+            "metadata": {{"filter_metadata": {{"weir": {{"principal": "spiffe://p", "workload": "w"}}}}}}}}"#
+        )
+    };
+    let found = read::<eds::ClusterLoadAssignment>(&format!(
+        r#"{{"cluster_name": "c", "endpoints": [{{"priority": 1, "lb_endpoints": [{}, {}]}}, {{"lb_endpoints": [{}]}}, {{"priority": 2, "lb_endpoints": [{}]}}]}}"#,
+        endpoint(1, "HEALTHY"),
+        endpoint(2, "DRAINING"),
+        endpoint(3, "UNHEALTHY"),
+        endpoint(4, "HEALTHY"),
+    ))
+    .unwrap();
+    assert_eq!(found.endpoints.len(), 1);
+    assert_eq!(found.endpoints[0].address.port(), 1);
+    assert_eq!(found.endpoints[0].principal.as_deref(), Some("spiffe://p"));
+    assert_eq!(found.endpoints[0].workload.name, "w");
+}
+
+#[test]
+fn secrets_are_read_and_refused() {
+    let ca = rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap();
+    let secret = serde_json::json!({
+        "name": "s",
+        "tls_certificate": {
+            "certificate_chain": {"inline_string": ca.cert.pem()},
+            "private_key": {"inline_string": ca.signing_key.serialize_pem()},
+        },
+    });
+    let secret = read::<SecretMessage>(&secret.to_string()).unwrap();
+    assert!(matches!(secret, crate::model::Secret::Certificate(found) if found.chain.len() == 1));
+    refused(
+        read::<SecretMessage>(
+            r#"{"name": "s", "validation_context": {"trusted_ca": {"inline_string": "no"}}}"#,
+        ),
+        &["sds \"s\": validation_context.trusted_ca", "no PEM certificate"],
+    );
+    refused(
+        read::<SecretMessage>(r#"{"name": "s", "validation_context": {"crl": {"inline_string": "x"}}}"#),
+        &["crl"],
+    );
+    refused(
+        read::<SecretMessage>(r#"{"name": "s"}"#),
+        &["only tls_certificate"],
+    );
+}
+
+#[test]
+fn settings_without_effect_are_noted() {
+    let message: cds::Cluster =
+        from_json(r#"{"name": "c", "type": "EDS", "lb_policy": "MAGLEV", "health_checks": [{}]}"#).unwrap();
+    let mut context = Context::new(Origin::Stream);
+    assert!(message.decode(&mut context).is_ok());
+    assert_eq!(context.ignored.len(), 2);
+}
+
+/// Good messages with bytes changed, cut and joined, and noise: an outcome each time, never a panic.
+#[test]
+fn nothing_panics_whatever_the_bytes() {
+    let mut random = StdRng::seed_from_u64(7);
+    let seeds: Vec<Vec<u8>> = [
+        pack(&from_json::<ListenerMessage>(&format!(r#"{{"name": "l", "filter_chains": [{{"filters": [{TCP}]}}]}}"#)).unwrap()),
+        pack(&from_json::<RouteConfiguration>(r#"{"name": "r", "virtual_hosts": [{"domains": ["*"], "routes": [{"match": {"safe_regex": {"regex": "a+"}}, "route": {"cluster": "c", "timeout": "3s"}}]}]}"#).unwrap()),
+        pack(&from_json::<cds::Cluster>(r#"{"name": "c", "type": "EDS", "connect_timeout": "1s", "circuit_breakers": {"thresholds": [{"max_connections": 3}]}}"#).unwrap()),
+        pack(&from_json::<eds::ClusterLoadAssignment>(r#"{"cluster_name": "c", "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"socket_address": {"address": "::1", "port_value": 1}}}}]}]}"#).unwrap()),
+        pack(&from_json::<SecretMessage>(r#"{"name": "s", "validation_context": {"trusted_ca": {"inline_string": "x"}}}"#).unwrap()),
+    ]
+    .into_iter()
+    .map(|any| any.value)
+    .collect();
+    for round in 0..20_000 {
+        let mut bytes = seeds[round % seeds.len()].clone();
+        for _ in 0..random.random_range(0..6) {
+            let at = random.random_range(0..bytes.len());
+            bytes[at] = random.random();
+        }
+        if random.random_bool(0.2) {
+            bytes.truncate(random.random_range(0..bytes.len()));
+        }
+        if random.random_bool(0.1) {
+            bytes = (0..random.random_range(0..64)).map(|_| random.random()).collect();
+        }
+        for kind in ResourceType::ALL {
+            let any = Any {
+                type_url: kind.url().to_owned(),
+                value: bytes.clone(),
+            };
+            let _ = resource(kind, &any, &mut Context::new(Origin::Stream));
+        }
+    }
+}
