@@ -37,6 +37,26 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const STREAMS_PER_CONNECTION: u32 = 16;
 const SHORT_VALIDITY: Duration = Duration::from_secs(10 * 60);
 
+/// Runs the controller until told to stop.
+///
+/// # Errors
+/// When the manifests cannot be watched, an address cannot be bound, or the state directory cannot be used.
+pub async fn run(args: &Args, stop: CancellationToken) -> anyhow::Result<()> {
+    let registry = Registry::default();
+    let snapshots = snapshots(args)?;
+    let app = App::start(args, snapshots, registry, stop.clone()).await?;
+    app.finished(stop).await;
+    Ok(())
+}
+
+/// The snapshots of the mesh that the manifests describe.
+fn snapshots(args: &Args) -> anyhow::Result<watch::Receiver<Arc<Snapshot>>> {
+    anyhow::bail!(
+        "cannot read {:?}: this build has no endpoints provider",
+        args.manifests
+    )
+}
+
 /// A controller at work.
 pub struct App {
     /// Where sidecars connect.

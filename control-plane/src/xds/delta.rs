@@ -78,6 +78,10 @@ impl Machine for Session {
         request.node.as_ref()
     }
 
+    fn type_url(response: &Self::Response) -> &str {
+        &response.type_url
+    }
+
     fn request(&mut self, request: &Self::Request, view: &dyn View) -> Result<Handled, Limit> {
         let Some(kind) = ResourceType::from_url(&request.type_url) else {
             return Ok(Handled::Unknown);

@@ -55,6 +55,8 @@ pub(super) trait Machine: Send + 'static {
     fn new(pod: Arc<str>) -> Self;
     /// The node of a request, which only a stream's first needs to carry.
     fn node(request: &Self::Request) -> Option<&Node>;
+    /// The type URL of a response.
+    fn type_url(response: &Self::Response) -> &str;
     /// Takes a request in.
     fn request(&mut self, request: &Self::Request, view: &dyn View) -> Result<Handled, Limit>;
     /// Takes a change in.
@@ -358,12 +360,11 @@ impl<M: Machine> Conversation<M> {
             let Some(response) = self.view(&moment, refusal, |view| machine.next(view)) else {
                 return Ok(());
             };
+            if let Some(kind) = ResourceType::from_url(M::type_url(&response)) {
+                let kind = Kind { r#type: kind.short() };
+                self.hub.metrics.responses.get_or_create(&kind).inc();
+            }
             place.send(Ok(response));
-            self.hub
-                .metrics
-                .responses
-                .get_or_create(&Kind { r#type: M::PROTOCOL })
-                .inc();
             membership.report(machine.subscribed(), None);
         }
     }

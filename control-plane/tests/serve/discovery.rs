@@ -1,6 +1,10 @@
 //! Discovery: who may ask, and that a session hears of what it subscribed to and of nothing else.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tonic::Code;
 use weir_controller::catalog::Protocol;
@@ -126,7 +130,9 @@ async fn after_a_restart_of_the_controller_nothing_is_resent() {
         .subscribe(ResourceType::Cluster, &[STORE_CLUSTER, WAREHOUSE_CLUSTER])
         .await;
     let (held, _) = stream.update().await;
+    let asked = Instant::now();
     let state = controller.stop().await;
+    assert!(asked.elapsed() < Duration::from_secs(2));
     assert_eq!(stream.next().await.unwrap_err().code(), Code::Unavailable);
 
     let controller = Controller::start_with(state, mesh()).await;
@@ -206,4 +212,34 @@ async fn too_many_names_end_the_stream() {
         })
         .await;
     assert_eq!(stream.next().await.unwrap_err().code(), Code::ResourceExhausted);
+}
+
+#[tokio::test]
+async fn a_client_that_never_reads_holds_little_and_delays_nobody() {
+    const CHANGES: usize = 80;
+    let controller = Controller::start().await;
+    let mut deaf = controller.connect("bookstore").await;
+    deaf.subscribe(ResourceType::Endpoints, &[STORE_CLUSTER]).await;
+    let mut reader = controller.connect("bookbuyer").await;
+    reader.subscribe(ResourceType::Endpoints, &[STORE_CLUSTER]).await;
+    reader.update().await;
+    for change in 0..CHANGES {
+        controller.change_service("bookstore", |service| {
+            let endpoint = service.ports[0].endpoints[0].clone();
+            service.ports[0].endpoints = vec![endpoint; 1000 + change];
+        });
+        assert!(reader.update().await.0.contains_key(STORE_CLUSTER));
+    }
+    let metrics = controller.metrics().await;
+    let sent = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("osm_proxy_response_send_success_count_total{type=\"eds\"} "))
+        .and_then(|count| count.parse::<usize>().ok())
+        .unwrap();
+    let to_the_deaf = sent - (CHANGES + 1);
+    assert!(
+        to_the_deaf < CHANGES / 2,
+        "{to_the_deaf} responses are under way to a client that does not read"
+    );
+    drop(deaf);
 }

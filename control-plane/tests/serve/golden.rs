@@ -115,7 +115,7 @@ async fn a_stock_envoy_gets_everything_as_written_and_accepts_it() {
     let mut stream = Delta::open(&controller, &certificate, STORE)
         .await
         .unwrap()
-        .as_envoy();
+        .saying_envoy();
     let clusters = take(&mut stream, ResourceType::Cluster, &[]).await;
     compare("clusters.json", &clusters);
     let services: Vec<_> = clusters

@@ -344,7 +344,7 @@ impl Delta {
     }
 
     /// Says that it is a stock Envoy.
-    pub(crate) fn as_envoy(mut self) -> Self {
+    pub(crate) fn saying_envoy(mut self) -> Self {
         if let Some(node) = &mut self.node {
             node.user_agent_name = "envoy".to_owned();
         }
