@@ -17,7 +17,7 @@ use crate::run;
 /// Runs once, before the application starts, in the pod's network namespace, with the NET_ADMIN capability.
 /// All inbound TCP goes to the sidecar's inbound port and all outbound TCP to its outbound port, for IPv4 and IPv6,
 /// except for what is excluded below and what the sidecar itself sends. UDP is not touched.
-/// Running it again replaces the rules; nothing is ever half applied.
+/// Running it again replaces the rules. Those of one address family come into force all at once or not at all.
 ///
 /// Exit status: 0 done, 1 the rules could not be applied, 2 wrong usage, 3 applied but the redirect does not work.
 #[derive(Debug, Parser)]

@@ -40,6 +40,20 @@ impl Choice {
     }
 }
 
+/// What the choice would apply, as text; looks for programs, and needs no privilege.
+pub fn preview(choice: Choice, set: &RuleSet) -> String {
+    let by_program = match choice {
+        Choice::Auto => iptables::installed(),
+        Choice::IptablesNft | Choice::IptablesLegacy => true,
+        Choice::Nftables => false,
+    };
+    if by_program {
+        iptables::apply_text(set, &Saved::default())
+    } else {
+        nftables::table(set).to_string()
+    }
+}
+
 /// A name that no [`Choice`] has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is no backend: choose auto, iptables-nft, iptables-legacy or nftables")]
@@ -117,7 +131,8 @@ impl Backend {
             return Ok(vec![Self::select(choice)?]);
         }
         let programs = iptables::detect_all().into_iter().map(Self::Iptables);
-        let netlink = Netlink::open().ok().map(Self::Nftables);
+        let readable = |netlink: &Netlink| netlink.rules(Family::V4, nftables::TABLE).is_ok();
+        let netlink = Netlink::open().ok().filter(readable).map(Self::Nftables);
         let mut backends: Vec<Self> = programs.chain(netlink).collect();
         if backends.is_empty() {
             backends.push(Self::select(choice)?);
@@ -130,14 +145,6 @@ impl Backend {
         match self {
             Self::Iptables(program) => program.restore_name(family),
             Self::Nftables(_) => "nftables over netlink".to_owned(),
-        }
-    }
-
-    /// What would be applied, as text.
-    pub fn render(&self, set: &RuleSet) -> String {
-        match self {
-            Self::Iptables(_) => iptables::apply_text(set, &Saved::default()),
-            Self::Nftables(_) => nftables::table(set).to_string(),
         }
     }
 

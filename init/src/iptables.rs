@@ -4,7 +4,7 @@
 
 mod program;
 
-pub use program::{Error, Program, Variant, detect, detect_all};
+pub use program::{Error, Program, Variant, detect, detect_all, installed};
 
 use std::fmt::Write as _;
 

@@ -6,13 +6,12 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::backend::{self, Backend, Missing};
-use crate::ports::PortRange;
 use crate::redirect::{ProxyIdentity, Redirect};
 use crate::rules::{Family, RuleSet};
 
@@ -124,39 +123,52 @@ pub fn verify(backend: &Backend, redirect: &Redirect, set: &RuleSet) -> Result<P
     if !missing.is_empty() {
         return Err(Error::Missing { family, missing });
     }
-    let Some(target) = target(redirect, family) else {
-        return Ok(Proof::ReadBack("every address set apart for tests is excluded"));
-    };
     if runs_as(redirect.proxy) {
         return Ok(Proof::ReadBack(
             "weir-init runs as the proxy's user, which is exempt",
         ));
     }
-    dial(redirect.outbound_port, target)
+    match targets(redirect, family)
+        .into_iter()
+        .find(|target| !is_own(target.ip()))
+    {
+        Some(target) => dial(redirect.outbound_port, target),
+        None => Ok(Proof::ReadBack(
+            "nothing that could be dialled safely is redirected",
+        )),
+    }
 }
 
-/// An address and port nobody has, that the rules send to the proxy.
-fn target(redirect: &Redirect, family: Family) -> Option<SocketAddr> {
-    let addresses: Vec<IpAddr> = match family {
-        Family::V4 => NOBODY_V4.map(IpAddr::V4).to_vec(),
-        Family::V6 => NOBODY_V6.map(IpAddr::V6).to_vec(),
-    };
-    let first_included = redirect
-        .include_outbound_cidrs
-        .iter()
-        .filter_map(|network| network.hosts().last());
-    let candidates = addresses
-        .into_iter()
-        .chain(first_included.filter(|ip| Family::of(*ip) == family));
-    let address = candidates.into_iter().find(|ip| captured(redirect, *ip))?;
+/// Addresses and ports that the rules send to the proxy: those nobody has, then one of each included network.
+fn targets(redirect: &Redirect, family: Family) -> Vec<SocketAddr> {
     let excluded = |port: u16| {
         redirect
             .exclude_outbound_ports
             .iter()
-            .any(|range: &PortRange| range.contains(port))
+            .any(|range| range.contains(port))
     };
-    let port = (1..=u16::MAX).rev().find(|port| !excluded(*port))?;
-    Some(SocketAddr::new(address, port))
+    let Some(port) = (1..=u16::MAX).rev().find(|port| !excluded(*port)) else {
+        return Vec::new();
+    };
+    let nobody: Vec<IpAddr> = match family {
+        Family::V4 => NOBODY_V4.map(IpAddr::V4).to_vec(),
+        Family::V6 => NOBODY_V6.map(IpAddr::V6).to_vec(),
+    };
+    let included = redirect
+        .include_outbound_cidrs
+        .iter()
+        .filter_map(|network| network.hosts().next());
+    let candidates = nobody
+        .into_iter()
+        .chain(included.filter(|ip| Family::of(*ip) == family));
+    let captured =
+        candidates.filter(|ip| captured(redirect, *ip) && !ip.is_unspecified() && !ip.is_multicast());
+    captured.map(|ip| SocketAddr::new(ip, port)).collect()
+}
+
+/// Whether the address is one of this pod's, which is reached over loopback and never redirected.
+fn is_own(ip: IpAddr) -> bool {
+    ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok()
 }
 
 fn captured(redirect: &Redirect, ip: IpAddr) -> bool {
@@ -277,4 +289,42 @@ fn list(missing: &[Missing]) -> String {
         text.push_str(&format!(" and {} more", missing.len() - SHOWN));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn first_target(change: impl FnOnce(&mut Redirect), family: Family) -> Option<String> {
+        let mut redirect = Redirect::new(15003, 15001, ProxyIdentity::Uid(1500));
+        change(&mut redirect);
+        targets(&redirect, family).first().map(SocketAddr::to_string)
+    }
+
+    #[test]
+    fn the_dial_goes_where_the_rules_redirect() {
+        assert_eq!(
+            first_target(|_| {}, Family::V4).as_deref(),
+            Some("192.0.2.1:65535")
+        );
+        assert_eq!(
+            first_target(|_| {}, Family::V6).as_deref(),
+            Some("[2001:db8::1]:65535")
+        );
+        let port = |r: &mut Redirect| r.exclude_outbound_ports = vec!["60000-65535".parse().unwrap()];
+        assert_eq!(first_target(port, Family::V4).as_deref(), Some("192.0.2.1:59999"));
+        let network = |r: &mut Redirect| r.exclude_outbound_cidrs = vec!["192.0.0.0/8".parse().unwrap()];
+        assert_eq!(
+            first_target(network, Family::V4).as_deref(),
+            Some("198.51.100.1:65535")
+        );
+        let included = |r: &mut Redirect| r.include_outbound_cidrs = vec!["10.1.0.0/16".parse().unwrap()];
+        assert_eq!(
+            first_target(included, Family::V4).as_deref(),
+            Some("10.1.0.1:65535")
+        );
+        assert_eq!(first_target(included, Family::V6), None);
+        let nothing = |r: &mut Redirect| r.exclude_outbound_ports = vec!["1-65535".parse().unwrap()];
+        assert_eq!(first_target(nothing, Family::V4), None);
+    }
 }

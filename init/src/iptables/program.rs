@@ -86,6 +86,11 @@ pub fn detect(wanted: Option<Variant>) -> Result<Program, Error> {
     })))
 }
 
+/// Whether any variant is on the `PATH`, working or not.
+pub fn installed() -> bool {
+    !candidates().is_empty()
+}
+
 /// Every variant that works here and whose tables may hold rules.
 pub fn detect_all() -> Vec<Program> {
     let legacy = legacy_in_use();
