@@ -138,3 +138,60 @@ fn is_interface_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:@".contains(&byte);
     (1..=INTERFACE_NAME_MAX).contains(&name.len()) && !name.starts_with('-') && name.bytes().all(allowed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(change: impl FnOnce(&mut Redirect)) -> Result<Redirect, RedirectError> {
+        let mut redirect = Redirect::new(15003, 15001, ProxyIdentity::Uid(1500));
+        change(&mut redirect);
+        redirect.validated()
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused() {
+        assert_eq!(
+            checked(|r| r.inbound_port = 0),
+            Err(RedirectError::ZeroPort("inbound"))
+        );
+        assert_eq!(
+            checked(|r| r.outbound_port = 15003),
+            Err(RedirectError::SamePort(15003))
+        );
+        assert_eq!(
+            checked(|r| r.proxy = ProxyIdentity::Uid(0)),
+            Err(RedirectError::RootProxy)
+        );
+        assert_eq!(
+            checked(|r| r.proxy = ProxyIdentity::Mark(0)),
+            Err(RedirectError::ZeroMark)
+        );
+        for name in ["", "-j", "a b", "eth0\n-A", "sixteen-letters-"] {
+            let refused = checked(|r| r.exclude_interfaces = vec![name.to_owned()]);
+            assert_eq!(refused, Err(RedirectError::Interface(name.to_owned())));
+        }
+        for ips in [vec!["127.0.0.1"], vec!["10.0.0.1", "10.0.0.2"], vec!["::"]] {
+            let refused = checked(|r| r.pod_ips = ips.iter().map(|ip| ip.parse().unwrap()).collect());
+            assert!(matches!(refused, Err(RedirectError::PodIp(_))), "{ips:?}");
+        }
+    }
+
+    #[test]
+    fn lists_are_brought_into_one_form() {
+        let redirect = checked(|r| {
+            r.exclude_outbound_cidrs = ["10.1.2.3/8", "10.5.0.0/16", "fd00::1/8"]
+                .map(|network| network.parse().unwrap())
+                .to_vec();
+            r.exclude_interfaces = ["net2", "net1", "net2"].map(str::to_owned).to_vec();
+        })
+        .unwrap();
+        let networks: Vec<String> = redirect
+            .exclude_outbound_cidrs
+            .iter()
+            .map(IpNet::to_string)
+            .collect();
+        assert_eq!(networks, ["10.0.0.0/8", "fd00::/8"]);
+        assert_eq!(redirect.exclude_interfaces, ["net1", "net2"]);
+    }
+}

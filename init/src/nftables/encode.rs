@@ -1,4 +1,7 @@
 //! A table as the batch of messages that puts it in force. Pure.
+//!
+//! Attributes are numbered as in the kernel's `linux/netfilter/nf_tables.h`: within each message and each expression,
+//! in the order of the enumeration named after it (`NFTA_TABLE_*`, `NFTA_CHAIN_*`, `NFTA_RULE_*`, `NFTA_CMP_*`, …).
 
 use std::net::IpAddr;
 
