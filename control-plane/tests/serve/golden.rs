@@ -12,7 +12,7 @@ use weir_xds::{FILE_DESCRIPTOR_SET, ResourceType};
 use crate::mesh::{Controller, Delta, STORE, key, mesh, service};
 
 /// Every protocol, a split, a service that nobody may reach, and a pod that serves some of them.
-fn varied() -> Snapshot {
+pub(crate) fn varied() -> Snapshot {
     let mut snapshot = mesh();
     for (n, name, protocol) in [
         (3, "database", Protocol::TcpServerFirst),

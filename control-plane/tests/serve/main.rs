@@ -4,5 +4,6 @@
 
 mod certificates;
 mod discovery;
+mod envoy;
 mod golden;
 mod mesh;
