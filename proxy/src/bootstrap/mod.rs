@@ -61,7 +61,7 @@ pub struct Bootstrap {
     pub ads: Option<Ads>,
     /// The ServiceAccount token to prove the identity with; `None`: certificates are static.
     pub token_path: Option<PathBuf>,
-    /// Settings that were accepted without effect, to be logged once.
+    /// Settings that were accepted without effect.
     pub ignored: Vec<String>,
 }
 
@@ -164,8 +164,14 @@ impl Bootstrap {
         })
     }
 
-    /// Puts the static resources into the store.
+    /// Puts the static resources into the store, and logs settings that have no effect.
     pub fn publish(&self, store: &Store) {
+        for setting in &self.ignored {
+            tracing::warn!(setting, "the bootstrap has a setting that has no effect here");
+        }
+        if self.ads.is_none() {
+            store.seal();
+        }
         if self.token_path.is_some() {
             store.reserve::<Secret>(WORKLOAD_CERTIFICATE);
         }

@@ -88,7 +88,7 @@ fn wrong<T>(path: String, reason: impl Into<String>) -> Result<T, Wrong> {
 /// Finds the field that does not fit, which the deserializer alone does not name.
 fn check(descriptor: &MessageDescriptor, value: &Value, path: String) -> Result<(), Wrong> {
     if descriptor.full_name() == "google.protobuf.Any" {
-        return check_any(value, path);
+        return check_any(descriptor, value, path);
     }
     if descriptor.full_name().starts_with("google.protobuf.") {
         return whole(descriptor, value, path);
@@ -144,7 +144,7 @@ fn check_field(descriptor: &MessageDescriptor, key: &str, value: &Value, path: &
     }
 }
 
-fn check_any(value: &Value, path: String) -> Result<(), Wrong> {
+fn check_any(any: &MessageDescriptor, value: &Value, path: String) -> Result<(), Wrong> {
     let Value::Object(fields) = value else {
         return wrong(path, "expected an object with \"@type\"");
     };
@@ -152,7 +152,7 @@ fn check_any(value: &Value, path: String) -> Result<(), Wrong> {
         return wrong(path, "\"@type\" is missing");
     };
     let name = url.rsplit('/').next().unwrap_or_default();
-    let Some(descriptor) = descriptors().and_then(|pool| pool.get_message_by_name(name)) else {
+    let Some(descriptor) = any.parent_pool().get_message_by_name(name) else {
         return wrong(path, format!("\"@type\" {url:?} is not known here"));
     };
     if descriptor.full_name().starts_with("google.protobuf.") {

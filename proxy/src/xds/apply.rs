@@ -145,9 +145,22 @@ impl Batch<'_> {
                 "the control plane sends a setting that has no effect here"
             );
         }
+        let unknown = &self.context.unknown;
+        for message in unknown
+            .iter()
+            .filter(|message| !self.sink.warned.contains(*message))
+        {
+            tracing::warn!(
+                message_type = message,
+                "the control plane sends fields that this proxy does not know; they have no effect"
+            );
+        }
         self.sink.warned.extend(ignored);
+        self.sink.warned.extend(unknown);
         if self.errors.is_empty() {
-            self.sink.status.acked(self.kind, version, ignored.len());
+            self.sink
+                .status
+                .acked(self.kind, version, ignored.len() + unknown.len());
             return None;
         }
         let status = nack(&self.errors);

@@ -51,6 +51,7 @@ pub struct Dumped {
     pub error: Option<String>,
     /// The message in force; `None` where it must not be shown.
     pub message: Option<Arc<Any>>,
+    pub(super) descriptors: SharedDescriptors,
 }
 
 impl Dumped {
@@ -76,20 +77,24 @@ impl Dumped {
             "version": self.version,
             "last_updated": updated,
             "error": self.error,
-            "resource": self.message.as_deref().map(message_to_json),
+            "resource": self.message.as_deref().map(|message| {
+                message_to_json(message, self.descriptors.get_or_init(descriptors).as_ref())
+            }),
         })
     }
 }
 
-/// Descriptors of every message in the contract.
-pub(crate) fn descriptors() -> Option<&'static DescriptorPool> {
-    static POOL: OnceLock<Option<DescriptorPool>> = OnceLock::new();
-    POOL.get_or_init(|| DescriptorPool::decode(weir_xds::FILE_DESCRIPTOR_SET).ok())
-        .as_ref()
+/// Descriptors of every message in the contract. Read anew each time: they are too large to keep for the
+/// bootstrap and a rare dump.
+pub(crate) fn descriptors() -> Option<DescriptorPool> {
+    DescriptorPool::decode(weir_xds::FILE_DESCRIPTOR_SET).ok()
 }
 
-fn message_to_json(message: &Any) -> Value {
-    let decoded = descriptors()
+/// The descriptors that the entries of one dump share.
+pub(super) type SharedDescriptors = Arc<OnceLock<Option<DescriptorPool>>>;
+
+fn message_to_json(message: &Any, pool: Option<&DescriptorPool>) -> Value {
+    let decoded = pool
         .and_then(|pool| pool.get_message_by_name(message.type_url.rsplit('/').next()?))
         .and_then(|descriptor| DynamicMessage::decode(descriptor, message.value.as_slice()).ok())
         .and_then(|decoded| serde_json::to_value(&decoded).ok());
@@ -143,7 +148,7 @@ mod tests {
                 ..TlsCertificate::default()
             })),
         };
-        let shown = message_to_json(&pack(&secret)).to_string();
+        let shown = message_to_json(&pack(&secret), descriptors().as_ref()).to_string();
         assert!(shown.contains("the chain"));
         assert!(!shown.contains("the key"));
     }

@@ -10,7 +10,10 @@
 use std::{
     any::Any,
     collections::HashMap,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::SystemTime,
 };
 
@@ -18,7 +21,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use weir_xds::ResourceType;
 
-use super::dump::{Dumped, Owner, Summary};
+use super::dump::{Dumped, Owner, SharedDescriptors, Summary};
 use crate::model::{Cluster, Endpoints, Listener, RouteTable, Secret};
 
 /// What is known of a resource.
@@ -140,9 +143,13 @@ impl Drop for Guard {
 /// Every known resource. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
-    entries: Arc<Mutex<HashMap<(ResourceType, Arc<str>), Entry>>>,
+    entries: Arc<Mutex<Entries>>,
     interest: mpsc::UnboundedSender<Interest>,
+    /// Whether there is no server to ask.
+    sealed: Arc<AtomicBool>,
 }
+
+type Entries = HashMap<(ResourceType, Arc<str>), Entry>;
 
 /// A resource as it came: its version and its encoded message, for config dumps.
 #[derive(Clone, Debug, Default)]
@@ -171,6 +178,7 @@ impl Store {
         let store = Self {
             entries: Arc::default(),
             interest,
+            sealed: Arc::default(),
         };
         (store, changes)
     }
@@ -180,6 +188,10 @@ impl Store {
         let mut entries = self.entries.lock();
         let key: (ResourceType, Arc<str>) = (T::TYPE, name.into());
         let entry = entries.entry(key.clone()).or_insert_with(Entry::pending::<T>);
+        if entry.owner == Owner::Stream && self.sealed.load(Ordering::Relaxed) {
+            entry.owner = Owner::Local;
+            entry.set::<T>(State::Absent, Source::default());
+        }
         let interest = entry.guard.upgrade().unwrap_or_else(|| {
             let upstream = (entry.owner != Owner::Local).then(|| self.interest.clone());
             if let Some(interest) = &upstream {
@@ -216,6 +228,11 @@ impl Store {
             .entry((T::TYPE, name.into()))
             .or_insert_with(Entry::pending::<T>);
         entry.owner = Owner::Local;
+    }
+
+    /// Says that there is no server to ask: names that are not there are absent from now on.
+    pub fn seal(&self) {
+        self.sealed.store(true, Ordering::Relaxed);
     }
 
     /// Puts in what holds until the server has a word on it; the server's removal does not take it away.
@@ -260,6 +277,7 @@ impl Store {
 
     /// Every resource known or waited for, by type and name. Private keys are not in it.
     pub fn dump(&self) -> Vec<Dumped> {
+        let descriptors = SharedDescriptors::default();
         let entries = self.entries.lock();
         let mut dumped: Vec<_> = entries
             .iter()
@@ -272,6 +290,7 @@ impl Store {
                 updated: entry.updated,
                 error: entry.error.clone(),
                 message: entry.source.message.clone(),
+                descriptors: descriptors.clone(),
             })
             .collect();
         drop(entries);
@@ -383,6 +402,16 @@ mod tests {
             },
         );
         assert_eq!(store.dump()[0].version, "2");
+    }
+
+    #[test]
+    fn with_no_server_what_is_not_there_is_absent() {
+        let (store, mut interest) = Store::new();
+        store.reserve::<Endpoints>("b");
+        store.seal();
+        assert!(matches!(store.watch::<Endpoints>("a").current(), State::Absent));
+        assert!(matches!(store.watch::<Endpoints>("b").current(), State::Pending));
+        assert!(interest.try_recv().is_err());
     }
 
     #[test]

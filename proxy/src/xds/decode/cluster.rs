@@ -54,7 +54,7 @@ pub(super) fn cluster(cluster: Cluster, context: &mut Context) -> Result<model::
     context.ignore("Cluster.health_checks", !cluster.health_checks.is_empty());
     balancing(&cluster, context)?;
     let mut limits = limits(cluster.circuit_breakers.as_ref());
-    let (protocol, requests_per_connection) = protocol(&cluster)?;
+    let (protocol, requests_per_connection) = protocol(&cluster, context)?;
     // Envoy's own default for both forms is "unlimited", also written as 0.
     limits.requests_per_connection = requests_per_connection
         .or(cluster.max_requests_per_connection)
@@ -211,7 +211,7 @@ fn limits(breakers: Option<&CircuitBreakers>) -> Limits {
     }
 }
 
-fn protocol(cluster: &Cluster) -> Result<(AppProtocol, Option<u32>), DecodeError> {
+fn protocol(cluster: &Cluster, context: &mut Context) -> Result<(AppProtocol, Option<u32>), DecodeError> {
     let Some(any) = cluster.typed_extension_protocol_options.get(HTTP_OPTIONS) else {
         let http2 = cluster.http2_protocol_options.is_some();
         return Ok((
@@ -223,7 +223,7 @@ fn protocol(cluster: &Cluster) -> Result<(AppProtocol, Option<u32>), DecodeError
             None,
         ));
     };
-    let options: HttpProtocolOptions = message(any).at("typed_extension_protocol_options")?;
+    let options: HttpProtocolOptions = message(any, context).at("typed_extension_protocol_options")?;
     let requests = options
         .common_http_protocol_options
         .and_then(|common| common.max_requests_per_connection);

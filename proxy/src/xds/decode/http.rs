@@ -146,12 +146,12 @@ fn http_filter(filter: &HttpFilter, context: &mut Context) -> Result<Filter, Dec
     };
     if any.type_url == Router::type_url() {
         refuse([("disabled", filter.disabled)])?;
-        message::<Router>(any)?;
+        message::<Router>(any, context)?;
         Ok(Filter::Router)
     } else if any.type_url == proto_rbac::Rbac::type_url() {
         refuse([("disabled", filter.disabled)])?;
-        rbac(&message(any)?, context).map(Filter::Rbac)
-    } else if filter.disabled || is_idle_rate_limit(any) {
+        rbac(&message(any, context)?, context).map(Filter::Rbac)
+    } else if filter.disabled || is_idle_rate_limit(any, context) {
         Ok(Filter::Nothing)
     } else if filter.is_optional {
         context.ignore("an optional HTTP filter", true);
@@ -165,9 +165,9 @@ fn http_filter(filter: &HttpFilter, context: &mut Context) -> Result<Filter, Dec
 }
 
 /// The rate limit without a bucket limits nothing.
-fn is_idle_rate_limit(any: &Any) -> bool {
+fn is_idle_rate_limit(any: &Any, context: &mut Context) -> bool {
     any.type_url == LocalRateLimit::type_url()
-        && message::<LocalRateLimit>(any).is_ok_and(|filter| filter.token_bucket.is_none())
+        && message::<LocalRateLimit>(any, context).is_ok_and(|filter| filter.token_bucket.is_none())
 }
 
 /// The rules of an RBAC filter; `None`: it allows everything.

@@ -57,6 +57,8 @@ pub struct Context {
     pub origin: Origin,
     /// Settings that were accepted without effect.
     pub ignored: BTreeSet<&'static str>,
+    /// Names of messages that had fields outside the contract.
+    pub unknown: BTreeSet<&'static str>,
 }
 
 impl Context {
@@ -65,6 +67,7 @@ impl Context {
         Self {
             origin,
             ignored: BTreeSet::new(),
+            unknown: BTreeSet::new(),
         }
     }
 
@@ -133,7 +136,7 @@ pub struct Read {
 /// Reads a resource of the stream.
 pub fn resource(kind: ResourceType, any: &Any, context: &mut Context) -> Read {
     fn read<R: Decode>(any: &Any, context: &mut Context, wrap: fn(Arc<R::Model>) -> Decoded) -> Read {
-        match message::<R>(any) {
+        match message::<R>(any, context) {
             Ok(message) => Read {
                 name: Some(message.resource_name().to_owned()),
                 outcome: message.decode(context).map(|model| wrap(Arc::new(model))),
@@ -154,9 +157,14 @@ pub fn resource(kind: ResourceType, any: &Any, context: &mut Context) -> Read {
 }
 
 /// Unwraps an `Any` that must hold an `M`.
-fn message<M: weir_xds::TypeUrl>(any: &Any) -> Result<M, DecodeError> {
-    unpack(any).map_err(|error| match error {
+fn message<M: weir_xds::TypeUrl>(any: &Any, context: &mut Context) -> Result<M, DecodeError> {
+    let message: M = unpack(any).map_err(|error| match error {
         UnpackError::Type { .. } => DecodeError::new(error.to_string()),
         UnpackError::Decode(error) => DecodeError::new(format!("the bytes are not a valid message: {error}")),
-    })
+    })?;
+    // Fields outside the contract were dropped, so fewer bytes would go back than came.
+    if message.encoded_len() < any.value.len() {
+        context.unknown.insert(M::NAME);
+    }
+    Ok(message)
 }

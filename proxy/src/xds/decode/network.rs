@@ -50,13 +50,13 @@ fn typed(filter: &Filter) -> Result<&Any, DecodeError> {
 
 fn deciding(any: &Any, context: &mut Context) -> Result<Network, DecodeError> {
     if any.type_url == Rbac::type_url() {
-        let filter: Rbac = message(any)?;
+        let filter: Rbac = message(any, context)?;
         refuse([("matcher", !filter.matcher.is_empty())])?;
         context.ignore("network RBAC shadow_rules", filter.shadow_rules.is_some());
         let rules = filter.rules.as_ref().map(rbac::rules).transpose().at("rules")?;
         Ok(Network::Rbac(rules.map(Arc::new)))
     } else if any.type_url == LocalRateLimit::type_url() {
-        local_rate_limit(&message(any)?)
+        local_rate_limit(&message(any, context)?)
     } else if any.type_url == HttpConnectionManager::type_url() || any.type_url == TcpProxy::type_url() {
         Err(DecodeError::new(
             "a filter that ends the chain must be the last one",
@@ -68,9 +68,12 @@ fn deciding(any: &Any, context: &mut Context) -> Result<Network, DecodeError> {
 
 fn terminal(any: &Any, context: &mut Context) -> Result<Terminal, DecodeError> {
     if any.type_url == HttpConnectionManager::type_url() {
-        Ok(Terminal::Http(Arc::new(http::manager(message(any)?, context)?)))
+        Ok(Terminal::Http(Arc::new(http::manager(
+            message(any, context)?,
+            context,
+        )?)))
     } else if any.type_url == TcpProxy::type_url() {
-        tcp(message(any)?, context).map(Terminal::Tcp)
+        tcp(message(any, context)?, context).map(Terminal::Tcp)
     } else if any.type_url == Rbac::type_url() || any.type_url == LocalRateLimit::type_url() {
         Err(DecodeError::new(
             "the last filter must end the chain: an HttpConnectionManager or a TcpProxy",

@@ -166,7 +166,7 @@ fn rbac(
     for (name, any) in per_filter {
         let place = format!("typed_per_filter_config[{name:?}]");
         let wrapped: Option<proto::FilterConfig> = (any.type_url == proto::FilterConfig::type_url())
-            .then(|| message(any))
+            .then(|| message(any, context))
             .transpose()
             .at(&place)?;
         let (inner, optional) = match &wrapped {
@@ -178,7 +178,7 @@ fn rbac(
         };
         match inner {
             Some(inner) if inner.type_url == RbacPerRoute::type_url() => {
-                let per_route: RbacPerRoute = message(inner).at(&place)?;
+                let per_route: RbacPerRoute = message(inner, context).at(&place)?;
                 found = Some(match per_route.rbac {
                     Some(rbac) => filters::rbac(&rbac, context).at(&place)?,
                     None => None,

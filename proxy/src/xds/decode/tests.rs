@@ -353,6 +353,21 @@ fn settings_without_effect_are_noted() {
     assert_eq!(context.ignored.len(), 2);
 }
 
+#[test]
+fn fields_outside_the_contract_are_noted() {
+    let message: cds::Cluster = from_json(r#"{"name": "c", "type": "EDS"}"#).unwrap();
+    let mut any = pack(&message);
+    // Field 999, a varint.
+    any.value.extend([0xb8, 0x3e, 0x01]);
+    let mut context = Context::new(Origin::Stream);
+    assert!(
+        resource(ResourceType::Cluster, &any, &mut context)
+            .outcome
+            .is_ok()
+    );
+    assert_eq!(context.unknown.into_iter().collect::<Vec<_>>(), ["Cluster"]);
+}
+
 /// Good messages with bytes changed, cut and joined, and noise: an outcome each time, never a panic.
 #[test]
 fn nothing_panics_whatever_the_bytes() {

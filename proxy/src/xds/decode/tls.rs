@@ -288,7 +288,7 @@ pub(super) fn upstream(
     let Some(any) = typed(socket)? else {
         return Ok(None);
     };
-    let tls: UpstreamTlsContext = message(any).at("typed_config")?;
+    let tls: UpstreamTlsContext = message(any, context).at("typed_config")?;
     let common = common(tls.common_tls_context.unwrap_or_default(), context).at("common_tls_context")?;
     if common.trust_bundle.is_none() && common.inline_trust.is_none() {
         return Err(DecodeError::new(
@@ -315,7 +315,7 @@ pub(super) fn downstream(
     let Some(any) = typed(socket)? else {
         return Ok(None);
     };
-    let tls: DownstreamTlsContext = message(any).at("typed_config")?;
+    let tls: DownstreamTlsContext = message(any, context).at("typed_config")?;
     refuse([
         ("require_sni", tls.require_sni == Some(true)),
         (
