@@ -14,8 +14,11 @@
 //! is the only writer of responses that the proxy makes itself, and each carries a reason that is also the
 //! metric label (`telemetry`).
 
+pub mod balance;
 pub mod bootstrap;
 pub mod config;
 pub mod model;
+pub mod policy;
+pub mod route;
 pub mod tls;
 pub mod xds;

@@ -2,9 +2,9 @@
 
 use std::{fmt, ops::Range};
 
-/// An RE2-style expression that must match the whole input.
+/// An RE2-style expression: classes such as `\d` are ASCII.
 #[derive(Clone)]
-pub struct Regex(regex::Regex);
+pub struct Regex(regex::bytes::Regex);
 
 impl Regex {
     /// Compiles an expression, anchored at both ends as Envoy's `safe_regex` is.
@@ -12,16 +12,57 @@ impl Regex {
     /// # Errors
     /// When the expression is not valid or too large once compiled.
     pub fn new(pattern: &str) -> Result<Self, regex::Error> {
-        regex::RegexBuilder::new(&format!("^(?:{pattern})$"))
+        // Alone first, so that a stray parenthesis cannot end the group below.
+        Self::compile(pattern)?;
+        Self::compile(&format!("^(?:{pattern})$"))
+    }
+
+    /// Compiles an expression that is searched for, for [`PathRewrite::Regex`](super::PathRewrite::Regex).
+    ///
+    /// # Errors
+    /// When the expression is not valid or too large once compiled.
+    pub fn search(pattern: &str) -> Result<Self, regex::Error> {
+        Self::compile(pattern)
+    }
+
+    fn compile(pattern: &str) -> Result<Self, regex::Error> {
+        regex::bytes::RegexBuilder::new(pattern)
             .unicode(false)
             .size_limit(1 << 20)
             .build()
             .map(Self)
     }
 
-    /// Whether the whole of `input` matches.
+    /// Whether the whole of `input` matches; for [`Regex::search`], whether any of it does.
     pub fn is_match(&self, input: &str) -> bool {
-        self.0.is_match(input)
+        self.0.is_match(input.as_bytes())
+    }
+
+    /// `input` with every match replaced; `\1` in `substitution` stands for the first group, `\0` for the match.
+    pub fn replace_all(&self, input: &str, substitution: &str) -> String {
+        let replaced = self
+            .0
+            .replace_all(input.as_bytes(), |captures: &regex::bytes::Captures<'_>| {
+                let mut text = Vec::new();
+                let mut rest = substitution.as_bytes();
+                while let Some((&byte, after)) = rest.split_first() {
+                    rest = after;
+                    match (byte, after.split_first()) {
+                        (b'\\', Some((&digit, after))) if digit.is_ascii_digit() => {
+                            let group = captures.get(usize::from(digit - b'0'));
+                            text.extend_from_slice(group.map_or(&[], |group| group.as_bytes()));
+                            rest = after;
+                        }
+                        (b'\\', Some((b'\\', after))) => {
+                            text.push(b'\\');
+                            rest = after;
+                        }
+                        _ => text.push(byte),
+                    }
+                }
+                text
+            });
+        String::from_utf8_lossy(&replaced).into_owned()
     }
 }
 
