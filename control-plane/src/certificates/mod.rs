@@ -11,6 +11,8 @@ pub mod join_token;
 mod service;
 mod serving;
 mod state;
+#[cfg(test)]
+mod tests;
 mod token;
 
 use std::{fmt, sync::Arc, time::Duration};

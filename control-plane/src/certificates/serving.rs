@@ -11,7 +11,10 @@ use rustls::{
     server::WebPkiClientVerifier,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _};
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -26,6 +29,8 @@ pub struct Serving {
     dns_names: Vec<String>,
     provider: Arc<CryptoProvider>,
     current: ArcSwap<ServerConfig>,
+    /// Subscribed before the first certificate was made, so that no change of roots is missed.
+    trust: watch::Receiver<Arc<TrustBundle>>,
 }
 
 impl Serving {
@@ -36,12 +41,14 @@ impl Serving {
     pub async fn new(issuer: Arc<dyn Issuer>, namespace: &str) -> Result<Self, CertificateError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let dns_names = dns_names(namespace);
+        let trust = issuer.trust();
         let first = make(&*issuer, &dns_names, &provider).await?;
         Ok(Self {
             issuer,
             dns_names,
             provider,
             current: ArcSwap::new(first),
+            trust,
         })
     }
 
@@ -52,7 +59,7 @@ impl Serving {
 
     /// Renews at half of the validity, and when the trust bundle changes, until told to stop.
     pub async fn keep_fresh(&self, stop: CancellationToken) {
-        let mut trust = self.issuer.trust();
+        let mut trust = self.trust.clone();
         let mut renew_at = Instant::now() + VALIDITY / 2;
         loop {
             tokio::select! {
