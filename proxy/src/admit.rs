@@ -1,20 +1,21 @@
 //! Whether a connection or a request is let in: the rules of its chain applied to what is known of its client.
 
+use std::sync::Arc;
+
 use crate::{
-    chain::Facts,
-    http::{Body, Session, rescue::Refusal},
+    chain,
     model::{FilterChain, Network, Rbac},
+    policy::{self, Decision, Facts},
     reason::Reason,
     tls::PeerIdentity,
 };
-use std::sync::Arc;
 
-/// Why a connection is not let in.
+/// Why a connection or a request is not let in.
 #[derive(Debug)]
 pub struct Denied {
     /// The reason.
     pub reason: Reason,
-    /// Which rules denied it, for the log.
+    /// Who was denied, and by which rules.
     pub text: String,
 }
 
@@ -22,13 +23,10 @@ pub struct Denied {
 ///
 /// # Errors
 /// When one of them refuses the connection.
-pub fn admit(chain: &FilterChain, _facts: &Facts, _peer: Option<&PeerIdentity>) -> Result<(), Denied> {
+pub fn admit(chain: &FilterChain, facts: &chain::Facts, peer: Option<&PeerIdentity>) -> Result<(), Denied> {
     for filter in &chain.network {
-        if let Network::Rbac(Some(_)) = filter {
-            return Err(Denied {
-                reason: Reason::RbacConnection,
-                text: format!("the rules of {} cannot be evaluated", chain.name),
-            });
+        if let Network::Rbac(Some(rules)) = filter {
+            decide(rules, &facts_of(facts, peer, None), Reason::RbacConnection)?;
         }
     }
     Ok(())
@@ -39,12 +37,34 @@ pub fn admit(chain: &FilterChain, _facts: &Facts, _peer: Option<&PeerIdentity>) 
 /// # Errors
 /// When they deny the request.
 pub fn admit_request(
-    _session: &Session,
-    _request: &http::Request<Body>,
     rules: Option<&Option<Arc<Rbac>>>,
-) -> Result<(), Refusal> {
+    facts: &chain::Facts,
+    peer: Option<&PeerIdentity>,
+    request: policy::Request<'_>,
+) -> Result<(), Denied> {
     match rules {
-        Some(Some(_)) => Err(Refusal::new(Reason::RbacRequest, "RBAC: access denied")),
+        Some(Some(rules)) => decide(rules, &facts_of(facts, peer, Some(request)), Reason::RbacRequest),
         _ => Ok(()),
+    }
+}
+
+fn facts_of<'a>(
+    facts: &'a chain::Facts,
+    peer: Option<&'a PeerIdentity>,
+    request: Option<policy::Request<'a>>,
+) -> Facts<'a> {
+    Facts {
+        peer,
+        source: facts.source.ip(),
+        destination: facts.destination,
+        sni: &facts.hello.sni,
+        request,
+    }
+}
+
+fn decide(rules: &Rbac, facts: &Facts<'_>, reason: Reason) -> Result<(), Denied> {
+    match policy::decide(Some(rules), facts) {
+        Decision::Allowed { .. } => Ok(()),
+        Decision::Denied { text } => Err(Denied { reason, text }),
     }
 }

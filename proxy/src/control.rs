@@ -1,24 +1,23 @@
-//! The way to the control plane: one cluster of the bootstrap, reached like any other.
+//! The two tasks that talk to the control plane: one gets our certificate signed, one follows the configuration.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::mpsc, time::timeout};
+use tokio::sync::mpsc;
 
 use crate::{
     config::Config,
     context::Context,
-    model::UpstreamTls,
-    upstream::Readiness,
-    xds::{Connect, Interest, Io, Status, Stream},
+    identity::{self, Agent, Credentials},
+    net::Dialer,
+    xds::{Interest, Status, Stream},
 };
 
-/// What the control plane's connections speak.
-const ALPN: [&str; 1] = ["h2"];
 /// The data path keeps what it uses for a while by itself, so the stream need not wait long.
 const IDLE_GRACE: Duration = Duration::from_secs(5);
 
-/// The aggregated stream, ready to start.
+/// Both tasks, ready to start.
 pub struct Control {
+    agent: Option<Agent>,
     stream: Stream,
 }
 
@@ -30,8 +29,14 @@ impl Control {
         interest: mpsc::UnboundedReceiver<Interest>,
     ) -> Option<Self> {
         let ads = config.bootstrap.ads.clone()?;
+        let dialer = Dialer {
+            mark: config.socket_mark,
+        };
+        let cluster = config.bootstrap.clusters.iter().find(|cluster| cluster.name == ads.cluster)?;
+        let (cluster, store) = (&cluster.value, &context.store);
+        let agent = config.bootstrap.token_path.clone();
         let stream = Stream {
-            connect: connect(context, &ads.cluster, true),
+            connect: identity::connector(cluster, Credentials::Certificate, store, dialer),
             ads,
             node: config.bootstrap.node.clone(),
             store: context.store.clone(),
@@ -39,49 +44,17 @@ impl Control {
             status: Status::default(),
             idle_grace: IDLE_GRACE,
         };
-        Some(Self { stream })
+        Some(Self {
+            agent: agent.map(|token| Agent::new(cluster, token, store, dialer)),
+            stream,
+        })
     }
 
     /// Begins to follow the control plane.
     pub fn start(self) {
+        if let Some(agent) = self.agent {
+            tokio::spawn(agent.run());
+        }
         tokio::spawn(self.stream.run());
     }
-}
-
-/// Opens connections to a cluster of the bootstrap; `certified` with our certificate, which is waited for, or
-/// without, to get one in the first place.
-pub fn connect(context: &Arc<Context>, cluster: &str, certified: bool) -> Connect {
-    let context = context.clone();
-    let upstream = context.upstreams.get(cluster);
-    Arc::new(move || {
-        let (context, upstream) = (context.clone(), upstream.clone());
-        Box::pin(async move {
-            let mut readiness = upstream.readiness();
-            let ready = readiness.wait_for(|now| *now == Readiness::Ready);
-            if !matches!(timeout(Duration::from_secs(10), ready).await, Ok(Ok(_))) {
-                let text = format!("the address of cluster {} cannot be resolved", upstream.name());
-                return Err(io::Error::other(text));
-            }
-            let nowhere = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
-            let endpoint = upstream
-                .pick(nowhere)
-                .map_err(|reason| io::Error::other(reason.as_str()))?;
-            let tls = match (endpoint.tls(), &endpoint.cluster().tls) {
-                (Some(_), Some(tls)) if !certified => {
-                    let anonymous = UpstreamTls {
-                        certificate: None,
-                        ..UpstreamTls::clone(tls)
-                    };
-                    Some(context.tls.client(&Arc::new(anonymous)))
-                }
-                (tls, _) => tls.cloned(),
-            };
-            let connector = context.upstreams.connector();
-            let io = connector
-                .open(&endpoint, tls.as_deref(), &ALPN)
-                .await
-                .map_err(io::Error::other)?;
-            Ok(Box::new(io) as Box<dyn Io>)
-        })
-    })
 }

@@ -73,7 +73,6 @@ pub async fn handle(
                 assembly,
                 facts: &facts,
                 peer,
-                direction: resolved.listener.direction,
             };
             let (reason, _copied) = opaque.forward(client, tcp, targets).await;
             match reason {

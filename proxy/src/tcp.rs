@@ -7,7 +7,7 @@ use crate::{
     assemble::{Assembly, Standing, Targets},
     chain::{self, Facts},
     context::Context,
-    model::{Direction, Tcp},
+    model::Tcp,
     net::{self, Copied, Io},
     reason::Reason,
     tls::PeerIdentity,
@@ -24,8 +24,6 @@ pub struct Opaque<'a> {
     pub facts: &'a Facts,
     /// Who the client is, by its certificate.
     pub peer: Option<Arc<PeerIdentity>>,
-    /// Which way its traffic goes.
-    pub direction: Direction,
 }
 
 impl Opaque<'_> {
@@ -64,9 +62,6 @@ impl Opaque<'_> {
         let upstream = targets.pick().ok_or(Reason::NoCluster)?;
         let endpoint = upstream.pick(self.facts.destination)?;
         let in_flight = endpoint.clone().begin();
-        if self.context.is_own(endpoint.address()) {
-            return Err(Reason::Loop);
-        }
         match self
             .context
             .upstreams

@@ -8,12 +8,14 @@ use http::{
 };
 use tokio::time::{Instant, timeout_at};
 
-use super::{Body, Session, headers, matching, matching::Matched, rescue::Refusal, upgrade};
+use super::{Body, Session, headers, rescue::Refusal, upgrade};
 use crate::{
-    admit::admit_request,
+    admit::{Denied, admit_request},
     assemble::{HttpChain, Terminal},
     model::{AppProtocol, Destination, Http, RouteAction},
+    policy,
     reason::Reason,
+    route::{self, Matched},
     upstream::{Endpoint, SendError, Upstream},
 };
 
@@ -32,29 +34,27 @@ pub(super) async fn answer(session: &Session, mut request: Request<Body>) -> Res
             "the routes of this listener have not arrived from the control plane yet",
         )
     })?;
-    let Some(matched) = matching::find(table, &request) else {
-        admit_request(session, &request, http.http.rbac.as_ref())?;
-        return Err(Refusal::new(Reason::NoRoute, "no route matches the request"));
-    };
-    admit_request(
-        session,
-        &request,
-        matched.route.rbac.as_ref().or(http.http.rbac.as_ref()),
-    )?;
+    let asked = policy::Request::of(&request);
+    let matched = route::find(table, &asked);
+    let rules = matched.and_then(|matched| matched.route.rbac.as_ref());
+    let rules = rules.or(http.http.rbac.as_ref());
+    admit_request(rules, &session.facts, session.peer.as_deref(), asked).map_err(denied)?;
+    let matched = matched.ok_or_else(|| no_route(&asked))?;
     let destination = match &matched.route.action {
         RouteAction::Forward(destination) => destination,
         RouteAction::Respond { status, body } => return Err(direct(*status, body)),
-        RouteAction::Redirect { .. } => return Err(matching::redirect(&matched, &request)),
+        RouteAction::Redirect { status, .. } => return Err(redirect(*status, &matched, &asked)),
     };
     let wanted = headers::wanted_upgrade(&request);
     if let Some(wanted) = &wanted {
         check_upgrade(wanted, &http.http, destination)?;
     }
-    matching::change_request(&mut request, &matched, destination);
+    let rewritten = matched.rewrite(policy::Request::of(&request).target);
+    matched.change_request(request.headers_mut());
+    headers::retarget(&mut request, rewritten, destination.host_rewrite.as_ref());
     let upstream = target(http, &matched)?;
-    let sent = send(session, upstream, destination, request, wanted.is_some());
-    let mut response = sent.await?;
-    matching::change_response(&mut response, &matched);
+    let mut response = send(session, upstream, destination, request, wanted.is_some()).await?;
+    matched.change_response(response.headers_mut());
     Ok(response)
 }
 
@@ -157,6 +157,28 @@ fn closed(reason: Reason) -> Refusal {
         reason,
         format!("the listener's configuration changed and does not serve this connection any more: {reason}"),
     )
+}
+
+/// Envoy's text first: people search for it.
+fn denied(denied: Denied) -> Refusal {
+    Refusal::new(denied.reason, format!("RBAC: access denied: {}\n", denied.text))
+}
+
+fn no_route(request: &policy::Request<'_>) -> Refusal {
+    let text = format!("no route matches {} {}{}\n", request.method, request.authority, request.path());
+    Refusal::new(Reason::NoRoute, text)
+}
+
+fn redirect(status: StatusCode, matched: &Matched<'_>, request: &policy::Request<'_>) -> Refusal {
+    let location = matched.location(request).map(|uri| uri.to_string());
+    match location.map(HeaderValue::try_from) {
+        Some(Ok(location)) => Refusal {
+            status: Some(status),
+            location: Some(location),
+            ..Refusal::new(Reason::DirectResponse, "")
+        },
+        _ => Refusal::new(Reason::NoRoute, "the route's redirect leads to no valid address\n"),
+    }
 }
 
 fn direct(status: StatusCode, body: &Arc<str>) -> Refusal {

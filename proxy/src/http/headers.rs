@@ -63,6 +63,26 @@ pub(super) fn wanted_upgrade(request: &Request<Body>) -> Option<String> {
     asked.then(|| wanted.to_ascii_lowercase())
 }
 
+/// Changes the path and the host, where the route says so.
+pub(super) fn retarget(request: &mut Request<Body>, path: Option<PathAndQuery>, host: Option<&HeaderValue>) {
+    if path.is_none() && host.is_none() {
+        return;
+    }
+    let mut parts = request.uri().clone().into_parts();
+    if let Some(host) = host {
+        if parts.authority.is_some() {
+            parts.authority = Authority::try_from(host.as_bytes()).ok().or(parts.authority);
+        }
+        request.headers_mut().insert(HOST, host.clone());
+    }
+    if path.is_some() {
+        parts.path_and_query = path;
+    }
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+}
+
 /// Makes a request ready for an HTTP/1.1 connection: origin form, `Host`, one `Cookie`.
 pub(super) fn to_http1(request: &mut Request<Body>) {
     let from = request.version();

@@ -4,7 +4,6 @@ mod body;
 mod forward;
 mod headers;
 pub mod limits;
-mod matching;
 pub mod rescue;
 mod server;
 mod upgrade;

@@ -10,6 +10,7 @@ use std::{
 
 use super::pool::Pool;
 use crate::{
+    balance::{self, Load},
     model::{self, Cluster, Workload},
     tls::ClientSide,
 };
@@ -128,21 +129,13 @@ impl Drop for InFlight {
 
 /// The less loaded of two taken at random.
 pub(super) fn choose(endpoints: &[Arc<Endpoint>]) -> Option<Arc<Endpoint>> {
-    match endpoints {
-        [] => None,
-        [only] => Some(only.clone()),
-        many => {
-            let first = rand::random_range(0..many.len());
-            let second = (first + rand::random_range(1..many.len())) % many.len();
-            let (first, second) = (&many[first], &many[second]);
-            Some(
-                if first.in_flight() <= second.in_flight() {
-                    first
-                } else {
-                    second
-                }
-                .clone(),
-            )
-        }
+    if let [only] = endpoints {
+        return Some(only.clone());
     }
+    let load = |index: usize| Load {
+        cost: balance::least_request(endpoints[index].in_flight(), endpoints[index].weight()),
+        ejected: false,
+    };
+    let chosen = balance::choose(load, endpoints.len(), rand::random)?;
+    endpoints.get(chosen).cloned()
 }

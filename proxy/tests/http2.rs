@@ -1,0 +1,102 @@
+//! HTTP/2 and gRPC go through a pair of sidecars as they came.
+
+mod pair;
+
+use bytes::Bytes;
+use futures::{StreamExt, channel::mpsc};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::{
+    body::{Frame, Incoming},
+    client::conn::http2::SendRequest,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use pair::{Pair, soon};
+use tokio::net::TcpStream;
+
+type Frames = mpsc::UnboundedReceiver<Result<Frame<Bytes>, std::convert::Infallible>>;
+type Streaming = StreamBody<Frames>;
+
+/// An application that sends each frame of the request back, and then trailers.
+async fn echo(request: Request<Incoming>) -> Result<Response<Streaming>, std::convert::Infallible> {
+    assert_eq!(request.version(), Version::HTTP_2);
+    assert_eq!(request.uri().authority().map(|authority| authority.as_str()), Some("shop.example"));
+    assert_eq!(request.headers()["te"], "trailers");
+    let (sender, frames) = mpsc::unbounded();
+    tokio::spawn(async move {
+        let mut body = request.into_body();
+        while let Some(Ok(frame)) = body.frame().await {
+            let _ = sender.unbounded_send(Ok(frame));
+        }
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from_static("0"));
+        let _ = sender.unbounded_send(Ok(Frame::trailers(trailers)));
+    });
+    let response = Response::builder().header("content-type", "application/grpc");
+    Ok(response.body(StreamBody::new(frames)).unwrap())
+}
+
+fn serve(pair: Pair) {
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = pair.application.accept().await {
+            tokio::spawn(
+                hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(stream), service_fn(echo)),
+            );
+        }
+    });
+}
+
+async fn client(address: std::net::SocketAddr) -> SendRequest<Streaming> {
+    let stream = soon(TcpStream::connect(address)).await.unwrap();
+    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+    let (sender, connection) = soon(handshake).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+fn call() -> (mpsc::UnboundedSender<Result<Frame<Bytes>, std::convert::Infallible>>, Request<Streaming>) {
+    let (sender, frames) = mpsc::unbounded();
+    let request = Request::post("http://shop.example/shop.Shop/Buy")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(StreamBody::new(frames))
+        .unwrap();
+    (sender, request)
+}
+
+#[tokio::test]
+async fn grpc_streams_both_ways_and_keeps_its_trailers() {
+    let pair = Pair::start().await;
+    let address = pair.http;
+    serve(pair);
+    let mut sender = client(address).await;
+    let (upload, request) = call();
+    let response = soon(sender.send_request(request)).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    let mut body = response.into_body().into_data_stream();
+    for message in ["one", "two"] {
+        upload.unbounded_send(Ok(Frame::data(Bytes::from_static(message.as_bytes())))).unwrap();
+        assert_eq!(soon(body.next()).await.unwrap().unwrap(), message);
+    }
+
+    let (upload, request) = call();
+    let response = soon(sender.send_request(request)).await.unwrap();
+    drop(upload);
+    let collected = soon(response.into_body().collect()).await.unwrap();
+    assert_eq!(collected.trailers().unwrap()["grpc-status"], "0");
+}
+
+#[tokio::test]
+async fn a_grpc_client_reads_a_refusal_as_a_status() {
+    let pair = Pair::start().await;
+    let address = pair.inbound;
+    drop(pair.application);
+    let mut sender = client(address).await;
+    let (_upload, request) = call();
+    let response = soon(sender.send_request(request)).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(response.headers()["grpc-status"], "14");
+    assert_eq!(response.headers()["x-weir-reason"], "connect_failed");
+}
