@@ -61,7 +61,10 @@ pub(super) fn init(settings: &Settings, exclusions: &Exclusions) -> Container {
     let mut args = vec![format!("--proxy-uid={PROXY_UID}")];
     args.extend(exclusions.arguments());
     if settings.local_proxy_pod_ip {
-        args.push("--local-proxy-mode=PodIP".to_owned());
+        args.extend([
+            "--local-proxy-mode=PodIP".to_owned(),
+            "--pod-ip=$(POD_IPS)".to_owned(),
+        ]);
     }
     let security = SecurityContext {
         allow_privilege_escalation: Some(settings.privileged_init),
@@ -80,7 +83,7 @@ pub(super) fn init(settings: &Settings, exclusions: &Exclusions) -> Container {
         image: Some(settings.init_image.clone()),
         image_pull_policy: Some("IfNotPresent".to_owned()),
         args: Some(args),
-        env: Some(vec![field("POD_IP", "status.podIP")]),
+        env: Some(vec![field("POD_IPS", "status.podIPs")]),
         security_context: Some(security),
         ..Default::default()
     }
