@@ -11,5 +11,8 @@ pub mod app;
 pub mod catalog;
 pub mod certificates;
 pub mod config;
+pub mod endpoints;
 pub mod injector;
+pub mod spec;
+pub mod validator;
 pub mod xds;

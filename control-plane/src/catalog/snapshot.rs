@@ -41,7 +41,7 @@ impl fmt::Display for ServiceKey {
 }
 
 /// A Service as clients see it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// Its name.
     pub key: ServiceKey,
@@ -68,7 +68,7 @@ pub struct Backend {
 }
 
 /// A port of a Service.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
     /// Port number of the Service.
     pub number: u16,
@@ -96,7 +96,7 @@ pub enum Protocol {
 }
 
 /// A pod behind a service port.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// Pod IP.
     pub ip: IpAddr,
@@ -122,7 +122,7 @@ pub struct Workload {
 }
 
 /// A pod with a sidecar.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pod {
     /// `metadata.uid`.
     pub uid: Arc<str>,
@@ -139,7 +139,7 @@ pub struct Pod {
 }
 
 /// A target port of a pod, and who may use it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InboundPort {
     /// The port the application listens on.
     pub port: u16,
@@ -152,7 +152,7 @@ pub struct InboundPort {
 }
 
 /// Who may use a ServiceAccount's pods.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Authorization {
     /// Any peer with a certificate of the mesh.
     Permissive,
@@ -166,7 +166,7 @@ pub enum Authorization {
 }
 
 /// Principals and the objects that allow them.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
     /// `namespace/name` of the TrafficTargets, in order.
     pub policies: BTreeSet<String>,
@@ -175,7 +175,7 @@ pub struct Rule {
 }
 
 /// Requests that some principals may make.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpRule {
     /// Full-match RE2 expression on the path.
     pub path_regex: String,
@@ -189,7 +189,7 @@ pub struct HttpRule {
 }
 
 /// Connections that some principals may make.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TcpRule {
     /// Target ports; empty: every port.
     pub ports: BTreeSet<u16>,

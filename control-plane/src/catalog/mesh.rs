@@ -1,0 +1,82 @@
+//! Which namespaces belong to the mesh, and its settings.
+
+use std::{collections::HashSet, sync::Arc};
+
+use super::{MeshSettings, Settings, TlsSettings};
+use crate::{
+    endpoints::Objects,
+    spec::{Diagnostic, Finding, LocalProxyMode, MeshConfig},
+};
+
+const MONITORED_BY: &str = "openservicemesh.io/monitored-by";
+const IGNORE: &str = "openservicemesh.io/ignore";
+const MESH_CONFIG: &str = "osm-mesh-config";
+
+/// Namespaces whose label names the mesh, and that are not to be ignored.
+pub(super) fn monitored<'a>(objects: &'a Objects, settings: &Settings) -> HashSet<&'a str> {
+    let monitored = objects.namespaces.iter().filter(|(_, namespace)| {
+        let labels = namespace.value.metadata.labels.as_ref();
+        labels.is_some_and(|labels| {
+            labels.get(MONITORED_BY) == Some(&settings.mesh_name) && !labels.contains_key(IGNORE)
+        })
+    });
+    monitored.map(|(name, _)| &*name.name).collect()
+}
+
+/// The settings of the MeshConfig `osm-mesh-config` of the control plane's namespace. One of another namespace has no
+/// effect: whoever may write there need not be who rules the mesh.
+pub(super) fn mesh_settings(
+    objects: &Objects,
+    settings: &Settings,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> MeshSettings {
+    let mut mesh = MeshSettings {
+        trust_domain: settings.trust_domain.clone(),
+        ..MeshSettings::default()
+    };
+    for (name, config) in &objects.mesh_configs {
+        if *name.namespace == *settings.namespace && &*name.name == MESH_CONFIG {
+            apply(&config.value, &mut mesh);
+            continue;
+        }
+        let finding = Finding::warning(
+            "metadata",
+            format!(
+                "only the MeshConfig {}/{MESH_CONFIG} counts; this one is ignored",
+                settings.namespace
+            ),
+            format!("give it namespace {} and name {MESH_CONFIG}", settings.namespace),
+        );
+        diagnostics.push(config.source.diagnostic(format!("MeshConfig {name}"), finding));
+    }
+    mesh
+}
+
+fn apply(config: &MeshConfig, mesh: &mut MeshSettings) {
+    let spec = &config.spec;
+    if let Some(permissive) = spec.traffic.enable_permissive_traffic_policy_mode {
+        mesh.permissive = permissive;
+    }
+    if let Some(egress) = spec.traffic.enable_egress {
+        mesh.egress = egress;
+    }
+    if let Some(validity) = spec.certificate.service_cert_validity_duration {
+        mesh.certificate_validity = validity.0;
+    }
+    mesh.local_proxy_pod_ip = spec.sidecar.local_proxy_mode == Some(LocalProxyMode::PodIP);
+    let oldest = spec.sidecar.tls_min_protocol_version.as_deref();
+    let newest = spec.sidecar.tls_max_protocol_version.as_deref();
+    let only_1_2 = newest == Some("TLSv1_2");
+    mesh.tls = TlsSettings {
+        allow_1_2: only_1_2 || matches!(oldest, Some("TLSv1_0" | "TLSv1_1" | "TLSv1_2")),
+        allow_1_3: !only_1_2,
+    };
+}
+
+/// The last value where it is equal, so that it stays the same `Arc`.
+pub(super) fn keep<T: PartialEq>(last: Option<&Arc<T>>, now: T) -> Arc<T> {
+    match last {
+        Some(last) if **last == now => last.clone(),
+        _ => Arc::new(now),
+    }
+}

@@ -1,0 +1,273 @@
+//! Services joined with the endpoints and pods behind them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::IpAddr,
+};
+
+use k8s_openapi::api::{core::v1, discovery::v1::EndpointSlice};
+
+use super::{Endpoint, Protocol, Service, ServiceKey, ServicePort, pods::Pods, protocol};
+use crate::{
+    endpoints::Objects,
+    spec::{Diagnostic, Finding, Source},
+};
+
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// What services lead to: target port → what is spoken there and the services, by pod.
+pub(super) type Inbound = BTreeMap<u16, (Protocol, Vec<ServiceKey>)>;
+
+/// Services before policy.
+#[derive(Debug, Default)]
+pub(super) struct Services {
+    pub(super) by_key: BTreeMap<ServiceKey, Service>,
+    /// By index of the pod.
+    pub(super) inbound: Vec<Inbound>,
+    pub(super) addresses: HashMap<IpAddr, ServiceKey>,
+}
+
+/// Joins the services of monitored namespaces.
+pub(super) fn join(
+    objects: &Objects,
+    monitored: &HashSet<&str>,
+    pods: &Pods<'_>,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Services {
+    let mut services = Services {
+        inbound: vec![Inbound::new(); pods.all.len()],
+        ..Services::default()
+    };
+    let slices = slices(objects);
+    for (name, stored) in &objects.services {
+        let Some(spec) = &stored.value.spec else {
+            continue;
+        };
+        if !monitored.contains(&*name.namespace) || spec.type_.as_deref() == Some("ExternalName") {
+            continue;
+        }
+        let key = ServiceKey {
+            namespace: name.namespace.clone(),
+            name: name.name.clone(),
+        };
+        let behind = slices
+            .get(&(&*name.namespace, &*name.name))
+            .map_or(&[][..], Vec::as_slice);
+        let mut joining = Joining {
+            key: &key,
+            pods,
+            inbound: &mut services.inbound,
+            source: &stored.source,
+            diagnostics,
+            principals: BTreeSet::new(),
+        };
+        let ports = joining.ports(spec, behind);
+        let principals = joining.principals;
+        let cluster_ips = cluster_ips(spec);
+        for ip in &cluster_ips {
+            services.addresses.entry(*ip).or_insert_with(|| key.clone());
+        }
+        if spec.cluster_ip.as_deref() == Some("None") {
+            for endpoint in ports.iter().flat_map(|port| &port.endpoints) {
+                services
+                    .addresses
+                    .entry(endpoint.ip)
+                    .or_insert_with(|| key.clone());
+            }
+        }
+        let service = Service {
+            key: key.clone(),
+            cluster_ips,
+            ports,
+            principals,
+            split: None,
+            reachable: false,
+        };
+        services.by_key.insert(key, service);
+    }
+    services
+}
+
+/// EndpointSlices by the service they belong to.
+fn slices(objects: &Objects) -> HashMap<(&str, &str), Vec<&EndpointSlice>> {
+    let mut slices: HashMap<(&str, &str), Vec<&EndpointSlice>> = HashMap::new();
+    for (name, slice) in &objects.endpoint_slices {
+        let labels = slice.value.metadata.labels.as_ref();
+        if let Some(service) = labels.and_then(|labels| labels.get(SERVICE_NAME)) {
+            slices
+                .entry((&name.namespace, service))
+                .or_default()
+                .push(&slice.value);
+        }
+    }
+    slices
+}
+
+fn cluster_ips(spec: &v1::ServiceSpec) -> Vec<IpAddr> {
+    let several = spec.cluster_ips.iter().flatten();
+    let mut ips: Vec<IpAddr> = Vec::new();
+    for ip in spec
+        .cluster_ip
+        .iter()
+        .chain(several)
+        .filter_map(|ip| ip.parse().ok())
+    {
+        if !ips.contains(&ip) {
+            ips.push(ip);
+        }
+    }
+    ips
+}
+
+/// One service being joined.
+struct Joining<'a, 'p> {
+    key: &'a ServiceKey,
+    pods: &'a Pods<'p>,
+    inbound: &'a mut Vec<Inbound>,
+    source: &'a Source,
+    diagnostics: &'a mut Vec<Diagnostic>,
+    principals: BTreeSet<std::sync::Arc<str>>,
+}
+
+impl Joining<'_, '_> {
+    fn ports(&mut self, spec: &v1::ServiceSpec, slices: &[&EndpointSlice]) -> Vec<ServicePort> {
+        let mut ports: Vec<ServicePort> = Vec::new();
+        for (index, port) in spec.ports.iter().flatten().enumerate() {
+            let Ok(number) = u16::try_from(port.port) else {
+                self.report(Finding::error(
+                    format!("spec.ports[{index}].port"),
+                    format!("{} is not a port; it is left out", port.port),
+                    "write a port from 1 to 65535",
+                ));
+                continue;
+            };
+            if !is_tcp(port.protocol.as_deref()) {
+                continue;
+            }
+            if ports.iter().any(|other| other.number == number) {
+                self.report(Finding::warning(
+                    format!("spec.ports[{index}].port"),
+                    format!("port {number} is there already; the first one counts"),
+                    "remove one of them",
+                ));
+                continue;
+            }
+            let name = port.name.clone().unwrap_or_default();
+            let protocol = self.protocol(index, port, &name);
+            let endpoints = self.endpoints(&name, protocol, slices);
+            ports.push(ServicePort {
+                number,
+                name,
+                protocol,
+                endpoints,
+            });
+        }
+        ports.sort_by_key(|port| port.number);
+        ports
+    }
+
+    fn protocol(&mut self, index: usize, port: &v1::ServicePort, name: &str) -> Protocol {
+        let app_protocol = port.app_protocol.as_deref();
+        protocol::of_port(app_protocol, name).unwrap_or_else(|| {
+            self.report(Finding::warning(
+                format!("spec.ports[{index}].appProtocol"),
+                format!(
+                    "{} is not known; the protocol is told by the first bytes",
+                    app_protocol.unwrap_or_default()
+                ),
+                "write http, grpc, tcp or tcp-server-first",
+            ));
+            Protocol::Undeclared
+        })
+    }
+
+    /// The endpoints of a port, and on the way the principals and the inbound ports of their pods.
+    fn endpoints(&mut self, name: &str, protocol: Protocol, slices: &[&EndpointSlice]) -> Vec<Endpoint> {
+        let mut endpoints: BTreeMap<(IpAddr, u16), usize> = BTreeMap::new();
+        for slice in slices {
+            let ports = slice.ports.iter().flatten();
+            let target = ports
+                .filter(|port| {
+                    is_tcp(port.protocol.as_deref()) && port.name.as_deref().unwrap_or_default() == name
+                })
+                .find_map(|port| u16::try_from(port.port?).ok());
+            for endpoint in &slice.endpoints {
+                let named = endpoint.target_ref.as_ref();
+                let named = named.filter(|target| target.kind.as_deref().unwrap_or("Pod") == "Pod");
+                let named = named.and_then(|target| target.name.as_deref());
+                let ready = endpoint
+                    .conditions
+                    .as_ref()
+                    .and_then(|it| it.ready)
+                    .unwrap_or(true);
+                for ip in endpoint
+                    .addresses
+                    .iter()
+                    .filter_map(|ip| ip.parse::<IpAddr>().ok())
+                {
+                    let Some(index) = self.pods.find(&self.key.namespace, named, ip) else {
+                        continue;
+                    };
+                    let pod = &self.pods.all[index];
+                    if !self.principals.contains(&pod.principal) {
+                        self.principals.insert(pod.principal.clone());
+                    }
+                    let Some(target) = target.filter(|_| pod.meshed) else {
+                        continue;
+                    };
+                    self.leads_to(index, target, protocol);
+                    if ready {
+                        endpoints.insert((ip, target), index);
+                    }
+                }
+            }
+        }
+        let endpoint = |((ip, port), index): ((IpAddr, u16), usize)| {
+            let pod = &self.pods.all[index];
+            Endpoint {
+                ip,
+                port,
+                principal: pod.principal.clone(),
+                workload: pod.workload.clone(),
+            }
+        };
+        endpoints.into_iter().map(endpoint).collect()
+    }
+
+    /// Notes that the service leads to a port of a pod. Services come by name, so the first one's protocol counts.
+    fn leads_to(&mut self, pod: usize, target: u16, protocol: Protocol) {
+        let (first, services) = self.inbound[pod]
+            .entry(target)
+            .or_insert_with(|| (protocol, Vec::new()));
+        let disagrees = *first != protocol;
+        if services.last() == Some(self.key) {
+            return;
+        }
+        let first_service = services.first().cloned();
+        services.push(self.key.clone());
+        if let Some(first_service) = first_service.filter(|_| disagrees) {
+            let finding = Finding::warning(
+                "spec.ports",
+                format!(
+                    "service {first_service} declares another protocol for target port {target}; that one counts"
+                ),
+                "declare the same appProtocol in both",
+            );
+            let object = format!("Service {}", self.key);
+            let diagnostic = self.source.diagnostic(object, finding);
+            // One is enough for all the pods of a service.
+            if !self.diagnostics.contains(&diagnostic) {
+                self.diagnostics.push(diagnostic);
+            }
+        }
+    }
+
+    fn report(&mut self, finding: Finding) {
+        self.diagnostics
+            .push(self.source.diagnostic(format!("Service {}", self.key), finding));
+    }
+}
+
+fn is_tcp(protocol: Option<&str>) -> bool {
+    protocol.unwrap_or("TCP") == "TCP"
+}

@@ -1,0 +1,185 @@
+//! Rules for MeshConfig.
+
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde_json::Value;
+
+use crate::spec::{Finding, MeshConfig};
+
+const TLS_VERSIONS: [&str; 5] = ["TLS_AUTO", "TLSv1_0", "TLSv1_1", "TLSv1_2", "TLSv1_3"];
+
+/// What is wrong with a MeshConfig, and what of it has no effect.
+#[must_use]
+pub fn mesh_config(config: &MeshConfig) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    check_tls(config, &mut findings);
+    check_ranges(config, &mut findings);
+    if config
+        .spec
+        .certificate
+        .service_cert_validity_duration
+        .is_some_and(|it| it.0 < Duration::from_secs(1))
+    {
+        findings.push(Finding::error(
+            "spec.certificate.serviceCertValidityDuration",
+            "certificates cannot be valid for less than a second",
+            "write a duration such as 24h",
+        ));
+    }
+    findings.extend(without_effect(config));
+    findings
+}
+
+fn check_tls(config: &MeshConfig, findings: &mut Vec<Finding>) {
+    let sidecar = &config.spec.sidecar;
+    let versions = [
+        ("tlsMinProtocolVersion", &sidecar.tls_min_protocol_version),
+        ("tlsMaxProtocolVersion", &sidecar.tls_max_protocol_version),
+    ];
+    for (name, version) in versions {
+        if let Some(version) = version
+            .as_deref()
+            .filter(|version| !TLS_VERSIONS.contains(version))
+        {
+            findings.push(Finding::error(
+                format!("spec.sidecar.{name}"),
+                format!("{version:?} is not a TLS version"),
+                format!("write one of {}", TLS_VERSIONS.join(", ")),
+            ));
+        }
+    }
+    match (
+        sidecar.tls_min_protocol_version.as_deref(),
+        sidecar.tls_max_protocol_version.as_deref(),
+    ) {
+        (_, Some("TLSv1_0" | "TLSv1_1")) => findings.push(Finding::error(
+            "spec.sidecar.tlsMaxProtocolVersion",
+            "the sidecars speak TLS 1.2 and 1.3 only",
+            "write TLSv1_3",
+        )),
+        (Some("TLSv1_3"), Some("TLSv1_2")) => findings.push(Finding::error(
+            "spec.sidecar.tlsMaxProtocolVersion",
+            "the newest version is older than the oldest",
+            "write TLSv1_3",
+        )),
+        _ => {}
+    }
+}
+
+fn check_ranges(config: &MeshConfig, findings: &mut Vec<Finding>) {
+    let traffic = &config.spec.traffic;
+    let lists = [
+        (
+            "outboundIPRangeExclusionList",
+            &traffic.outbound_ip_range_exclusion_list,
+        ),
+        (
+            "outboundIPRangeInclusionList",
+            &traffic.outbound_ip_range_inclusion_list,
+        ),
+    ];
+    for (name, list) in lists {
+        for (index, range) in list.iter().enumerate() {
+            if range.parse::<IpNet>().is_err() {
+                findings.push(Finding::error(
+                    format!("spec.traffic.{name}[{index}]"),
+                    format!("{range:?} is not an address range"),
+                    "write it as 10.0.0.0/8 or fd00::/8",
+                ));
+            }
+        }
+    }
+}
+
+fn without_effect(config: &MeshConfig) -> impl Iterator<Item = Finding> {
+    let spec = &config.spec;
+    let (sidecar, flags) = (&spec.sidecar, &spec.feature_flags);
+    let enabled = |value: &Option<Value>| {
+        let enable = value.as_ref().and_then(|value| value.get("enable"));
+        enable.and_then(Value::as_bool).unwrap_or(false)
+    };
+    let set = |value: &Option<String>| value.as_ref().is_some_and(|value| !value.is_empty());
+    let fields = [
+        (
+            "sidecar.envoyImage",
+            set(&sidecar.envoy_image),
+            "there is no Envoy in the sidecar",
+        ),
+        (
+            "sidecar.envoyWindowsImage",
+            set(&sidecar.envoy_windows_image),
+            "there is no sidecar for Windows",
+        ),
+        (
+            "sidecar.initContainerImage",
+            set(&sidecar.init_container_image),
+            "the injector names the image",
+        ),
+        (
+            "sidecar.enablePrivilegedInitContainer",
+            sidecar.enable_privileged_init_container,
+            "not supported yet",
+        ),
+        (
+            "sidecar.maxDataPlaneConnections",
+            sidecar.max_data_plane_connections > 0,
+            "not supported yet",
+        ),
+        (
+            "sidecar.configResyncInterval",
+            sidecar.config_resync_interval.is_some_and(|it| !it.0.is_zero()),
+            "a change is sent as it happens; nothing is sent again",
+        ),
+        (
+            "sidecar.cipherSuites",
+            !sidecar.cipher_suites.is_empty(),
+            "the sidecars use the strong suites only",
+        ),
+        (
+            "sidecar.ecdhCurves",
+            !sidecar.ecdh_curves.is_empty(),
+            "the sidecars prefer a post-quantum exchange",
+        ),
+        (
+            "traffic.inboundExternalAuthorization",
+            enabled(&spec.traffic.inbound_external_authorization),
+            "not supported yet",
+        ),
+        (
+            "observability.tracing",
+            enabled(&spec.observability.tracing),
+            "not supported yet",
+        ),
+        (
+            "certificate.ingressGateway",
+            spec.certificate.ingress_gateway.is_some(),
+            "not supported yet",
+        ),
+        (
+            "featureFlags.enableEnvoyActiveHealthChecks",
+            flags.enable_envoy_active_health_checks == Some(true),
+            "not supported yet",
+        ),
+        (
+            "featureFlags.enableRetryPolicy",
+            flags.enable_retry_policy == Some(true),
+            "not supported yet",
+        ),
+        (
+            "featureFlags.enableMeshRootCertificate",
+            flags.enable_mesh_root_certificate == Some(true),
+            "not supported yet",
+        ),
+    ];
+    fields
+        .into_iter()
+        .filter(|(_, set, _)| *set)
+        .map(|(field, _, why)| {
+            Finding::warning(
+                format!("spec.{field}"),
+                format!("the field has no effect: {why}"),
+                "remove it, unless another mesh reads it",
+            )
+        })
+}
