@@ -14,11 +14,28 @@
 //! is the only writer of responses that the proxy makes itself, and each carries a reason that is also the
 //! metric label (`telemetry`).
 
+pub mod admit;
+pub mod app;
+pub mod assemble;
 pub mod balance;
 pub mod bootstrap;
+pub mod chain;
 pub mod config;
+pub mod context;
+pub mod control;
+pub mod detect;
+pub mod drain;
+pub mod http;
+pub mod identity;
+pub mod inbound;
 pub mod model;
 pub mod policy;
 pub mod route;
+pub mod net;
+pub mod outbound;
+pub mod peek;
+pub mod reason;
+pub mod tcp;
 pub mod tls;
+pub mod upstream;
 pub mod xds;
