@@ -32,7 +32,11 @@ impl Control {
         let dialer = Dialer {
             mark: config.socket_mark,
         };
-        let cluster = config.bootstrap.clusters.iter().find(|cluster| cluster.name == ads.cluster)?;
+        let cluster = config
+            .bootstrap
+            .clusters
+            .iter()
+            .find(|cluster| cluster.name == ads.cluster)?;
         let (cluster, store) = (&cluster.value, &context.store);
         let agent = config.bootstrap.token_path.clone();
         let stream = Stream {

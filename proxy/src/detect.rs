@@ -24,7 +24,8 @@ pub struct Hello {
     pub alpn: Vec<String>,
 }
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// What an HTTP/2 client begins with (RFC 9113 §3.4).
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A method and a target longer than this before the version are not taken for HTTP. It is beyond what the HTTP
 /// server accepts as the whole header.
 const LONGEST_REQUEST_LINE: usize = 64 * 1024;

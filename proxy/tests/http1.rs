@@ -17,10 +17,17 @@ async fn keep_alive_uses_one_connection_to_the_application() {
             client.send(GET).await;
         }
         let head = app.head().await;
-        assert!(head.starts_with("get / http/1.1\r\n") && head.contains("host: app"), "{head}");
-        app.send("HTTP/1.1 200 OK\r\nserver: mine\r\ncontent-length: 2\r\n\r\nhi").await;
+        assert!(
+            head.starts_with("get / http/1.1\r\n") && head.contains("host: app"),
+            "{head}"
+        );
+        app.send("HTTP/1.1 200 OK\r\nserver: mine\r\ncontent-length: 2\r\n\r\nhi")
+            .await;
         let head = client.head().await;
-        assert!(head.contains("server: mine") && head.contains("content-length: 2"), "{head}");
+        assert!(
+            head.contains("server: mine") && head.contains("content-length: 2"),
+            "{head}"
+        );
         client.until("hi").await;
     }
 }
@@ -34,7 +41,8 @@ async fn chunked_bodies_stream_both_ways() {
         .await;
     let mut app = pair.accept().await;
     app.until("first\r\n").await;
-    app.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n").await;
+    app.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n")
+        .await;
     client.until("one\r\n").await;
     client.send("6\r\nsecond\r\n").await;
     app.until("second\r\n").await;
@@ -83,10 +91,17 @@ async fn an_upgraded_connection_carries_bytes() {
         .await;
     let mut app = pair.accept().await;
     let head = app.head().await;
-    assert!(head.contains("upgrade: websocket") && head.contains("connection: upgrade"), "{head}");
-    app.send("HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\nearly").await;
+    assert!(
+        head.contains("upgrade: websocket") && head.contains("connection: upgrade"),
+        "{head}"
+    );
+    app.send("HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\nearly")
+        .await;
     let head = client.head().await;
-    assert!(head.starts_with("http/1.1 101") && head.contains("upgrade: websocket"), "{head}");
+    assert!(
+        head.starts_with("http/1.1 101") && head.contains("upgrade: websocket"),
+        "{head}"
+    );
     client.until("early").await;
     client.send("ping").await;
     app.until("ping").await;
@@ -102,21 +117,31 @@ async fn an_upgrade_that_is_not_let_through_is_refused() {
         .send("GET / HTTP/1.1\r\nhost: app\r\nconnection: upgrade\r\nupgrade: smtp\r\n\r\n")
         .await;
     let head = client.head().await;
-    assert!(head.starts_with("http/1.1 403") && head.contains("x-weir-reason: upgrade_refused"), "{head}");
+    assert!(
+        head.starts_with("http/1.1 403") && head.contains("x-weir-reason: upgrade_refused"),
+        "{head}"
+    );
 }
 
 #[tokio::test]
 async fn large_headers_go_through_and_larger_ones_are_answered_431() {
     let pair = Pair::start().await;
     let mut client = Wire::connect(pair.http).await;
-    let request = |length: usize| format!("GET / HTTP/1.1\r\nhost: app\r\nx-large: {}\r\n\r\n", "x".repeat(length));
+    let request = |length: usize| {
+        format!(
+            "GET / HTTP/1.1\r\nhost: app\r\nx-large: {}\r\n\r\n",
+            "x".repeat(length)
+        )
+    };
     client.send(request(64 * 1024)).await;
     let mut app = pair.accept().await;
     assert!(app.head().await.len() > 64 * 1024);
     app.send("HTTP/1.1 204 No Content\r\n\r\n").await;
     assert!(client.head().await.starts_with("http/1.1 204"));
     let many: String = (0..200).map(|n| format!("x-{n}: {n}\r\n")).collect();
-    client.send(format!("GET / HTTP/1.1\r\nhost: app\r\n{many}\r\n")).await;
+    client
+        .send(format!("GET / HTTP/1.1\r\nhost: app\r\n{many}\r\n"))
+        .await;
     assert!(app.head().await.contains("x-199: 199"));
     app.send("HTTP/1.1 204 No Content\r\n\r\n").await;
     assert!(client.head().await.starts_with("http/1.1 204"));
@@ -139,7 +164,8 @@ async fn a_pooled_connection_found_closed_is_replaced() {
     client.send(GET).await;
     let mut app = pair.accept().await;
     app.head().await;
-    app.send("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nagain").await;
+    app.send("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nagain")
+        .await;
     client.until("again").await;
 }
 
@@ -151,7 +177,10 @@ async fn no_connection_is_answered_503_with_its_reason() {
     let mut client = Wire::connect(inbound).await;
     client.send(GET).await;
     let head = client.head().await;
-    assert!(head.starts_with("http/1.1 503") && head.contains("x-weir-reason: connect_failed"), "{head}");
+    assert!(
+        head.starts_with("http/1.1 503") && head.contains("x-weir-reason: connect_failed"),
+        "{head}"
+    );
 }
 
 #[tokio::test]

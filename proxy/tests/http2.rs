@@ -21,7 +21,10 @@ type Streaming = StreamBody<Frames>;
 /// An application that sends each frame of the request back, and then trailers.
 async fn echo(request: Request<Incoming>) -> Result<Response<Streaming>, std::convert::Infallible> {
     assert_eq!(request.version(), Version::HTTP_2);
-    assert_eq!(request.uri().authority().map(|authority| authority.as_str()), Some("shop.example"));
+    assert_eq!(
+        request.uri().authority().map(|authority| authority.as_str()),
+        Some("shop.example")
+    );
     assert_eq!(request.headers()["te"], "trailers");
     let (sender, frames) = mpsc::unbounded();
     tokio::spawn(async move {
@@ -56,7 +59,10 @@ async fn client(address: std::net::SocketAddr) -> SendRequest<Streaming> {
     sender
 }
 
-fn call() -> (mpsc::UnboundedSender<Result<Frame<Bytes>, std::convert::Infallible>>, Request<Streaming>) {
+fn call() -> (
+    mpsc::UnboundedSender<Result<Frame<Bytes>, std::convert::Infallible>>,
+    Request<Streaming>,
+) {
     let (sender, frames) = mpsc::unbounded();
     let request = Request::post("http://shop.example/shop.Shop/Buy")
         .header("content-type", "application/grpc")
@@ -77,7 +83,9 @@ async fn grpc_streams_both_ways_and_keeps_its_trailers() {
     assert_eq!(response.status(), StatusCode::OK);
     let mut body = response.into_body().into_data_stream();
     for message in ["one", "two"] {
-        upload.unbounded_send(Ok(Frame::data(Bytes::from_static(message.as_bytes())))).unwrap();
+        upload
+            .unbounded_send(Ok(Frame::data(Bytes::from_static(message.as_bytes()))))
+            .unwrap();
         assert_eq!(soon(body.next()).await.unwrap().unwrap(), message);
     }
 

@@ -44,9 +44,13 @@ async fn a_silent_client_on_an_undeclared_port_waits_for_the_detect_timeout_only
 async fn undeclared_http_is_http_and_the_rest_is_not() {
     let pair = Pair::start().await;
     let mut http = Wire::connect(pair.undeclared).await;
-    http.send("GET / HTTP/1.1\r\nhost: app\r\nconnection: keep-alive\r\n\r\n").await;
+    http.send("GET / HTTP/1.1\r\nhost: app\r\nconnection: keep-alive\r\n\r\n")
+        .await;
     let mut app = pair.accept().await;
-    assert!(!app.head().await.contains("connection"), "the sidecars keep this header to themselves");
+    assert!(
+        !app.head().await.contains("connection"),
+        "the sidecars keep this header to themselves"
+    );
     let mut opaque = Wire::connect(pair.undeclared).await;
     opaque.send("*1\r\n$4\r\nPING\r\n").await;
     let mut app = pair.accept().await;

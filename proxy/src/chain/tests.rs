@@ -60,7 +60,11 @@ fn mesh(number: u16, alpn: &[&str]) -> ChainMatch {
 
 #[test]
 fn the_outbound_side_chooses_the_inbound_chain_by_alpn() {
-    let listener = listener(&[mesh(80, &["osm"]), mesh(80, &["osm-tcp"]), mesh(81, &["osm", "osm-tcp"])]);
+    let listener = listener(&[
+        mesh(80, &["osm"]),
+        mesh(80, &["osm-tcp"]),
+        mesh(81, &["osm", "osm-tcp"]),
+    ]);
     let at = |address, alpn: &[&str]| select(&listener, &facts(address, Transport::Tls, "", alpn));
     assert_eq!(at("10.0.0.1:80", &["osm"]), Some(0));
     assert_eq!(at("10.0.0.1:80", &["osm-tcp", "osm"]), Some(1));
@@ -72,7 +76,10 @@ fn the_outbound_side_chooses_the_inbound_chain_by_alpn() {
 #[test]
 fn plaintext_meets_no_chain_that_wants_tls() {
     let listener = listener(&[mesh(80, &["osm"])]);
-    assert_eq!(select(&listener, &facts("10.0.0.1:80", Transport::RawBuffer, "", &[])), None);
+    assert_eq!(
+        select(&listener, &facts("10.0.0.1:80", Transport::RawBuffer, "", &[])),
+        None
+    );
 }
 
 #[test]
@@ -122,6 +129,12 @@ fn a_more_specific_chain_that_fails_later_is_not_given_up_for_another() {
         ..port(80)
     };
     let listener = listener(&[specific, ChainMatch::default()]);
-    assert_eq!(select(&listener, &facts("10.0.0.1:80", Transport::RawBuffer, "", &[])), None);
-    assert_eq!(select(&listener, &facts("10.0.0.1:81", Transport::RawBuffer, "", &[])), Some(1));
+    assert_eq!(
+        select(&listener, &facts("10.0.0.1:80", Transport::RawBuffer, "", &[])),
+        None
+    );
+    assert_eq!(
+        select(&listener, &facts("10.0.0.1:81", Transport::RawBuffer, "", &[])),
+        Some(1)
+    );
 }

@@ -43,7 +43,11 @@ fn tls_tells_its_name_and_protocols() {
         let bytes = client_hello("Shop.Example", &["osm", "h2"], record);
         assert_eq!(detect(&bytes), expected);
         for end in 0..bytes.len() {
-            assert_eq!(detect(&bytes[..end]), Detected::NeedMore, "{end} bytes of records of {record}");
+            assert_eq!(
+                detect(&bytes[..end]),
+                Detected::NeedMore,
+                "{end} bytes of records of {record}"
+            );
         }
     }
 }

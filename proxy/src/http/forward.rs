@@ -165,7 +165,12 @@ fn denied(denied: Denied) -> Refusal {
 }
 
 fn no_route(request: &policy::Request<'_>) -> Refusal {
-    let text = format!("no route matches {} {}{}\n", request.method, request.authority, request.path());
+    let text = format!(
+        "no route matches {} {}{}\n",
+        request.method,
+        request.authority,
+        request.path()
+    );
     Refusal::new(Reason::NoRoute, text)
 }
 
@@ -177,7 +182,10 @@ fn redirect(status: StatusCode, matched: &Matched<'_>, request: &policy::Request
             location: Some(location),
             ..Refusal::new(Reason::DirectResponse, "")
         },
-        _ => Refusal::new(Reason::NoRoute, "the route's redirect leads to no valid address\n"),
+        _ => Refusal::new(
+            Reason::NoRoute,
+            "the route's redirect leads to no valid address\n",
+        ),
     }
 }
 

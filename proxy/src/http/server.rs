@@ -1,14 +1,21 @@
 //! Serving HTTP on one connection.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use http::{Request, Response, Version};
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto,
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
 };
+use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use super::{Body, forward, limits, rescue};
 use crate::{
@@ -16,9 +23,10 @@ use crate::{
     assemble::{Assembly, Chain, Resolved},
     chain::{self, Facts},
     context::Context,
+    detect::PREFACE,
     drain::Stage,
     model::{Codec, Direction},
-    net::Io,
+    net::{Io, Replay},
     reason::Reason,
     tls::PeerIdentity,
 };
@@ -105,46 +113,90 @@ impl Session {
 ///
 /// # Errors
 /// When the connection breaks or is not HTTP.
-pub async fn serve(
-    io: Io,
-    session: Arc<Session>,
-    codec: Codec,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+pub async fn serve(io: Io, session: Arc<Session>, codec: Codec) -> Result<(), ServeError> {
+    let mut io = Replay::new(io);
+    let http2 = match codec {
+        Codec::Auto => starts_http2(&mut io).await?,
+        Codec::Http1 => false,
+        Codec::Http2 => true,
+    };
     let serving = session.clone();
     let service = service_fn(move |request| respond(serving.clone(), request));
-    let builder = builder(codec);
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
-    tokio::pin!(connection);
-    tokio::select! {
-        result = connection.as_mut() => return result,
-        () = session.context.drain.finishing(session.direction) => {}
+    let finishing = session.context.drain.finishing(session.direction);
+    let io = TokioIo::new(io);
+    if http2 {
+        let connection = pin!(http2_builder().serve_connection(io, service));
+        finish(connection, finishing, |connection| connection.graceful_shutdown()).await?;
+    } else {
+        let connection = pin!(http1_builder().serve_connection(io, service).with_upgrades());
+        finish(connection, finishing, |connection| connection.graceful_shutdown()).await?;
     }
-    connection.as_mut().graceful_shutdown();
+    Ok(())
+}
+
+/// Why a connection ended that was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The client broke off or sent what is not HTTP.
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+    /// The connection failed before the first request.
+    #[error("the connection failed before its first request: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Drives a connection; once `finishing` is done it takes no further requests.
+async fn finish<C: Future>(
+    mut connection: Pin<&mut C>,
+    finishing: impl Future<Output = ()>,
+    shut: impl FnOnce(Pin<&mut C>),
+) -> C::Output {
+    tokio::select! {
+        output = connection.as_mut() => return output,
+        () = finishing => {}
+    }
+    shut(connection.as_mut());
     connection.await
 }
 
-fn builder(codec: Codec) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+/// Whether the client begins with the HTTP/2 preface; one byte tells, unless it is a `P`.
+async fn starts_http2(io: &mut Replay<Io>) -> io::Result<bool> {
+    loop {
+        let seen = io.seen();
+        let common = seen.len().min(PREFACE.len());
+        if seen[..common] != PREFACE[..common] {
+            return Ok(false);
+        }
+        if common == PREFACE.len() {
+            return Ok(true);
+        }
+        if io.look().await? == 0 {
+            return Ok(false);
+        }
+    }
+}
+
+fn http1_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
     builder
-        .http1()
-        .max_buf_size(limits::HEADER_BYTES)
+        .max_header_size(limits::HEADER_BYTES)
         .max_headers(limits::HEADERS)
         .half_close(true)
         // The endpoint's own `Date` goes through; a response of ours needs none.
         .auto_date_header(false)
         .header_read_timeout(None::<Duration>);
     builder
-        .http2()
+}
+
+fn http2_builder() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
         .initial_stream_window_size(limits::STREAM_WINDOW)
         .initial_connection_window_size(limits::CONNECTION_WINDOW)
         .max_concurrent_streams(limits::CONCURRENT_STREAMS)
         .max_header_list_size(limits::HEADER_LIST_BYTES)
         .auto_date_header(false);
-    match codec {
-        Codec::Auto => builder,
-        Codec::Http1 => builder.http1_only(),
-        Codec::Http2 => builder.http2_only(),
-    }
+    builder
 }
 
 /// One request: forwarded, or answered here.

@@ -12,16 +12,16 @@ use tokio::{
     net::TcpStream,
 };
 
-/// A TCP stream that gives the bytes already read before those still to come.
+/// A stream that gives the bytes already read before those still to come.
 #[derive(Debug)]
-pub struct Replay {
+pub struct Replay<S = TcpStream> {
     seen: BytesMut,
-    stream: TcpStream,
+    stream: S,
 }
 
-impl Replay {
+impl<S: AsyncRead + Unpin> Replay<S> {
     /// A stream of which nothing was read yet.
-    pub fn new(stream: TcpStream) -> Self {
+    pub fn new(stream: S) -> Self {
         Self {
             seen: BytesMut::new(),
             stream,
@@ -36,19 +36,19 @@ impl Replay {
     /// Reads more bytes to look at, and gives how many came; 0 is the end of the stream. May be cancelled.
     ///
     /// # Errors
-    /// When the socket fails.
+    /// When the stream fails.
     pub async fn look(&mut self) -> io::Result<usize> {
         self.seen.reserve(1024);
         self.stream.read_buf(&mut self.seen).await
     }
 
     /// The stream itself.
-    pub fn stream(&self) -> &TcpStream {
+    pub fn stream(&self) -> &S {
         &self.stream
     }
 }
 
-impl AsyncRead for Replay {
+impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -67,7 +67,7 @@ impl AsyncRead for Replay {
     }
 }
 
-impl AsyncWrite for Replay {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Replay<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }

@@ -83,13 +83,45 @@ impl Pair {
             cluster("application", app_port),
             cluster("inbound", inbound),
             cluster("inbound-tcp", tcp_in),
-            listener("outbound-http", outbound, "OUTBOUND", &one(http_filter("inbound")), ""),
-            listener("inbound-http", inbound, "INBOUND", &one(http_filter("application")), ""),
-            listener("outbound-tcp", tcp_out, "OUTBOUND", &one(tcp_filter("inbound-tcp")), ""),
-            listener("inbound-tcp", tcp_in, "INBOUND", &one(tcp_filter("application")), ""),
+            listener(
+                "outbound-http",
+                outbound,
+                "OUTBOUND",
+                &one(http_filter("inbound")),
+                ""
+            ),
+            listener(
+                "inbound-http",
+                inbound,
+                "INBOUND",
+                &one(http_filter("application")),
+                ""
+            ),
+            listener(
+                "outbound-tcp",
+                tcp_out,
+                "OUTBOUND",
+                &one(tcp_filter("inbound-tcp")),
+                ""
+            ),
+            listener(
+                "inbound-tcp",
+                tcp_in,
+                "INBOUND",
+                &one(tcp_filter("application")),
+                ""
+            ),
             listener("undeclared", undeclared, "OUTBOUND", &either, inspect),
         );
-        let args = ["weir-proxy", "--config-yaml", &yaml, "--stats-address", "off", "--health-address", "off"];
+        let args = [
+            "weir-proxy",
+            "--config-yaml",
+            &yaml,
+            "--stats-address",
+            "off",
+            "--health-address",
+            "off",
+        ];
         let config = Args::try_parse_from(args).unwrap().load().unwrap();
         let mut app = App::new(config);
         app.start().unwrap();
@@ -113,7 +145,9 @@ impl Pair {
 
 /// Fails a test that waits for ever.
 pub async fn soon<F: Future>(future: F) -> F::Output {
-    timeout(LIMIT, future).await.expect("it should have happened by now")
+    timeout(LIMIT, future)
+        .await
+        .expect("it should have happened by now")
 }
 
 /// One end of a connection, spoken by hand.
@@ -141,13 +175,20 @@ impl Wire {
     /// Reads until the text is there, and gives everything up to and with it.
     pub async fn until(&mut self, text: &str) -> String {
         loop {
-            let found = self.buffer.windows(text.len()).position(|window| window == text.as_bytes());
+            let found = self
+                .buffer
+                .windows(text.len())
+                .position(|window| window == text.as_bytes());
             if let Some(start) = found {
                 let rest = self.buffer.split_off(start + text.len());
                 return String::from_utf8(std::mem::replace(&mut self.buffer, rest)).unwrap();
             }
             let read = soon(self.stream.read_buf(&mut self.buffer)).await.unwrap();
-            assert!(read > 0, "ended before {text:?}; got {:?}", String::from_utf8_lossy(&self.buffer));
+            assert!(
+                read > 0,
+                "ended before {text:?}; got {:?}",
+                String::from_utf8_lossy(&self.buffer)
+            );
         }
     }
 
