@@ -244,8 +244,8 @@ impl Args {
     pub fn load(self) -> Result<Config, ConfigError> {
         let pod = self.pod;
         let overrides = Overrides {
-            node_id: self.service_node,
-            node_cluster: self.service_cluster,
+            node_id: self.service_node.filter(|id| !id.is_empty()),
+            node_cluster: self.service_cluster.filter(|name| !name.is_empty()),
             metadata: pod.metadata(),
         };
         let bootstrap = Bootstrap::load(

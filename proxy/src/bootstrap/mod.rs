@@ -151,6 +151,11 @@ impl Bootstrap {
             Some(config) => Some(ads(&config, &statics.clusters)?),
             None => None,
         };
+        if ads.is_some() && node.id.is_empty() {
+            return Err(BootstrapError::Invalid(
+                "a control plane has to know who asks: give node.id, or the flag --service-node".to_owned(),
+            ));
+        }
         let resources = resources::decode(&statics)?;
         Ok(Self {
             node,

@@ -21,6 +21,7 @@ fn injected() -> String {
     format!(
         r#"
 node:
+  id: 0b1c
   cluster: bookbuyer.bookbuyer
   metadata: {{ WEIR_TOKEN_PATH: /var/run/secrets/weir/token }}
 admin:

@@ -20,6 +20,7 @@ use weir_xds::{
             route_match::PathSpecifier,
         },
         extensions::filters::http::rbac::v3::RbacPerRoute,
+        r#type::matcher::v3::RegexMatchAndSubstitute,
     },
 };
 
@@ -29,7 +30,7 @@ use super::{
     field, http as filters, matcher, message,
 };
 use crate::model::{
-    Destination, PathMatch, PathRewrite, QueryMatcher, Rbac, Retry, Route, RouteAction, RouteMatch,
+    Destination, PathMatch, PathRewrite, QueryMatcher, Rbac, Regex, Retry, Route, RouteAction, RouteMatch,
     RouteTable, VirtualHost, WeightedCluster,
 };
 
@@ -346,11 +347,23 @@ fn rewrite(action: &proto::RouteAction) -> Result<Option<PathRewrite>, DecodeErr
     match (&action.regex_rewrite, action.prefix_rewrite.as_str()) {
         (None, "") => Ok(None),
         (None, prefix) => Ok(Some(PathRewrite::Prefix(prefix.to_owned()))),
-        (Some(_), "") => Err(DecodeError::unsupported("regex_rewrite")),
+        (Some(regex), "") => regex_rewrite(regex).at("regex_rewrite").map(Some),
         (Some(_), _) => Err(DecodeError::new(
             "prefix_rewrite and regex_rewrite exclude each other",
         )),
     }
+}
+
+fn regex_rewrite(rewrite: &RegexMatchAndSubstitute) -> Result<PathRewrite, DecodeError> {
+    let pattern = rewrite.pattern.as_ref().map_or("", |pattern| &pattern.regex);
+    if pattern.is_empty() {
+        return Err(DecodeError::new("pattern.regex must not be empty"));
+    }
+    Ok(PathRewrite::Regex {
+        pattern: Regex::search(pattern)
+            .map_err(|error| DecodeError::new(format!("{pattern:?} is not a usable expression: {error}")))?,
+        substitution: rewrite.substitution.clone(),
+    })
 }
 
 fn retry(policy: &proto::RetryPolicy) -> Result<Option<Retry>, DecodeError> {

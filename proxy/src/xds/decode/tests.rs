@@ -198,6 +198,13 @@ fn routes_are_read_and_refused() {
     };
     assert_eq!((to.clusters.len(), to.timeout), (2, None));
 
+    let rewrite = |regex: &str| {
+        table(&format!(
+            r#"{{"match": {{"prefix": "/"}}, "route": {{"cluster": "c", "regex_rewrite": {{"pattern": {{"regex": "{regex}"}}, "substitution": "/"}}}}}}"#
+        ))
+    };
+    assert!(rewrite("^/a").is_ok());
+    refused(rewrite("("), &["route.regex_rewrite", "not a usable expression"]);
     let to = r#""route": {"cluster": "c"}"#;
     refused(
         table(&format!(
