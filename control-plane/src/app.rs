@@ -23,9 +23,10 @@ use weir_xds::{
 
 use crate::{
     admin::Admin,
-    catalog::Snapshot,
+    catalog::{self, Settings, Snapshot},
     certificates::{self, BuiltIn, Issuer, Serving, Signing, join_token},
     config::Args,
+    endpoints::{Files, Provider as _},
     xds::{self, Accept, Discovery, Hub},
 };
 
@@ -42,19 +43,16 @@ const SHORT_VALIDITY: Duration = Duration::from_secs(10 * 60);
 /// # Errors
 /// When the manifests cannot be watched, an address cannot be bound, or the state directory cannot be used.
 pub async fn run(args: &Args, stop: CancellationToken) -> anyhow::Result<()> {
-    let registry = Registry::default();
-    let snapshots = snapshots(args)?;
-    let app = App::start(args, snapshots, registry, stop.clone()).await?;
+    let provider = Files::start(&args.manifests)?;
+    let settings = Settings {
+        mesh_name: args.mesh_name.clone(),
+        trust_domain: args.trust_domain.clone(),
+        namespace: args.namespace.clone(),
+    };
+    let snapshots = catalog::follow(provider.objects(), settings);
+    let app = App::start(args, snapshots, Registry::default(), stop.clone()).await?;
     app.finished(stop).await;
     Ok(())
-}
-
-/// The snapshots of the mesh that the manifests describe.
-fn snapshots(args: &Args) -> anyhow::Result<watch::Receiver<Arc<Snapshot>>> {
-    anyhow::bail!(
-        "cannot read {:?}: this build has no endpoints provider",
-        args.manifests
-    )
 }
 
 /// A controller at work.

@@ -172,7 +172,8 @@ impl Session {
         };
         let state = &mut self.types[index(kind)];
         state.pending.insert(name.clone());
-        if state.names.insert(name.clone(), held).is_none() {
+        let before = state.names.insert(name.clone(), held);
+        if before.is_none_or(|before| !before.explicit) {
             self.interest.add(topic(kind, &name, &self.pod), name.len())?;
         }
         Ok(())
@@ -188,13 +189,15 @@ impl Session {
         state.wildcard = true;
         state.unanswered = initial.is_none_or(BTreeMap::is_empty);
         self.interest.all = true;
+        if initial.is_some_and(|versions| versions.len() > self.interest.room()) {
+            return Err(Limit);
+        }
         for (name, version) in initial.into_iter().flatten() {
             if state.names.contains_key(name.as_str()) {
                 continue;
             }
             let client = u64::from_str_radix(version, 16).map_or(Client::Version(0), Client::Version);
             let name: Arc<str> = name.as_str().into();
-            self.interest.add(topic(kind, &name, &self.pod), name.len())?;
             state.names.insert(
                 name.clone(),
                 Held {
@@ -213,19 +216,17 @@ impl Session {
         if name == WILDCARD {
             state.wildcard = false;
             state.unanswered = false;
-            let (kept, dropped) = std::mem::take(&mut state.names)
-                .into_iter()
-                .partition(|(_, held)| held.explicit);
-            state.names = kept;
-            for name in BTreeMap::into_keys(dropped) {
-                state.forget(&name);
-                self.interest.remove(topic(kind, &name, &self.pod), name.len());
-            }
+            state.names.retain(|_, held| held.explicit);
+            let names = &state.names;
+            state.pending.retain(|name| names.contains_key(name));
+            state.gone.retain(|name| names.contains_key(name));
             self.interest.all = self.types.iter().any(|state| state.wildcard);
         } else if state.wildcard {
             // Only an answer tells the client whether the wildcard still covers the name.
             if let Some(held) = state.names.get_mut(name) {
-                held.explicit = false;
+                if std::mem::replace(&mut held.explicit, false) {
+                    self.interest.remove(topic(kind, name, &self.pod), name.len());
+                }
                 if held.client != Client::Absent {
                     held.client = Client::Version(0);
                 }

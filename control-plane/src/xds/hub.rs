@@ -212,21 +212,22 @@ pub(super) struct Membership {
 }
 
 impl Membership {
-    /// From now on the session is woken for these, no more for those.
-    pub(super) fn follow(&self, added: Vec<Topic>, removed: &[Topic], all: bool) {
+    /// From now on the session is woken for the topics that are `true`, and no more for the others.
+    pub(super) fn follow(&self, news: HashMap<Topic, bool>, all: bool) {
         let mut guard = self.hub.registry.lock();
         let registry = &mut *guard;
         let Some(member) = registry.sessions.get_mut(&self.id) else {
             return;
         };
         let own = Topic::Pod(self.pod.clone());
-        for topic in removed.iter().filter(|topic| **topic != own) {
-            member.topics.remove(topic);
-            leave(&mut registry.by_topic, topic, self.id);
-        }
-        for topic in added {
-            member.topics.insert(topic.clone());
-            registry.by_topic.entry(topic).or_default().insert(self.id);
+        for (topic, followed) in news.into_iter().filter(|(topic, _)| *topic != own) {
+            if followed {
+                member.topics.insert(topic.clone());
+                registry.by_topic.entry(topic).or_default().insert(self.id);
+            } else {
+                member.topics.remove(&topic);
+                leave(&mut registry.by_topic, &topic, self.id);
+            }
         }
         match all {
             true => registry.to_all.insert(self.id),

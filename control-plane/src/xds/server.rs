@@ -92,7 +92,8 @@ impl Handled {
 #[error("more than {NAMES} resource names, or more than {NAME_BYTES} bytes of them, on one stream")]
 pub(super) struct Limit;
 
-/// The topics of a session's names, counted.
+/// The topics of the names that a session subscribed to, counted. What is held by wildcard only is not: `all`
+/// stands for it.
 #[derive(Default)]
 pub(super) struct Interest {
     /// It subscribed to everything of some type.
@@ -100,11 +101,16 @@ pub(super) struct Interest {
     counts: HashMap<Topic, u32>,
     names: usize,
     bytes: usize,
-    added: Vec<Topic>,
-    removed: Vec<Topic>,
+    /// Topics whose following began (`true`) or ended since the last look.
+    news: HashMap<Topic, bool>,
 }
 
 impl Interest {
+    /// How many more names may be held.
+    pub(super) fn room(&self) -> usize {
+        NAMES.saturating_sub(self.names)
+    }
+
     pub(super) fn add(&mut self, topic: Option<Topic>, name_bytes: usize) -> Result<(), Limit> {
         self.names += 1;
         self.bytes += name_bytes;
@@ -115,8 +121,7 @@ impl Interest {
             let count = self.counts.entry(topic.clone()).or_default();
             *count += 1;
             if *count == 1 {
-                self.removed.retain(|removed| *removed != topic);
-                self.added.push(topic);
+                self.news.insert(topic, true);
             }
         }
         Ok(())
@@ -132,14 +137,14 @@ impl Interest {
             *count -= 1;
             if *count == 0 {
                 self.counts.remove(&topic);
-                self.added.retain(|added| *added != topic);
-                self.removed.push(topic);
+                self.news.insert(topic, false);
             }
         }
     }
 
-    fn take(&mut self) -> (Vec<Topic>, Vec<Topic>) {
-        (std::mem::take(&mut self.added), std::mem::take(&mut self.removed))
+    /// The topics whose following began or ended since the last call.
+    pub(super) fn take(&mut self) -> HashMap<Topic, bool> {
+        std::mem::take(&mut self.news)
     }
 }
 
@@ -304,11 +309,9 @@ impl<M: Machine> Conversation<M> {
                     Err(status) => return Ended::by_client(status),
                 },
                 touched = membership.touched() => {
-                    let moment = self.hub.now();
-                    if let Err(ended) = self.still_there(&moment) {
+                    if let Err(ended) = self.changed(&mut machine, &touched, refusal) {
                         return ended;
                     }
-                    self.view(&moment, refusal, |view| machine.changed(&touched, view));
                 }
             }
         }
@@ -343,8 +346,7 @@ impl<M: Machine> Conversation<M> {
         }
         let interest = machine.interest();
         let all = interest.all;
-        let (added, removed) = interest.take();
-        membership.follow(added, &removed, all);
+        membership.follow(interest.take(), all);
         membership.report(machine.subscribed(), complaint);
         Ok(())
     }
@@ -352,11 +354,17 @@ impl<M: Machine> Conversation<M> {
     async fn flush(&self, machine: &mut M, membership: &Membership, refusal: Refusal) -> Result<(), Ended> {
         loop {
             // A place first, then the newest state: nothing grows stale in a queue.
-            let Ok(place) = self.responses.reserve().await else {
+            let place = tokio::select! {
+                place = self.responses.reserve() => place,
+                touched = membership.touched() => {
+                    self.changed(machine, &touched, refusal)?;
+                    continue;
+                }
+            };
+            let Ok(place) = place else {
                 return Err(Ended::by_client(Status::cancelled("the client is gone")));
             };
             let moment = self.hub.now();
-            self.still_there(&moment)?;
             let Some(response) = self.view(&moment, refusal, |view| machine.next(view)) else {
                 return Ok(());
             };
@@ -367,6 +375,13 @@ impl<M: Machine> Conversation<M> {
             place.send(Ok(response));
             membership.report(machine.subscribed(), None);
         }
+    }
+
+    fn changed(&self, machine: &mut M, touched: &Touched, refusal: Refusal) -> Result<(), Ended> {
+        let moment = self.hub.now();
+        self.still_there(&moment)?;
+        self.view(&moment, refusal, |view| machine.changed(touched, view));
+        Ok(())
     }
 
     fn view<R>(&self, moment: &Moment, refusal: Refusal, look: impl FnOnce(&dyn View) -> R) -> R {

@@ -159,6 +159,25 @@ fn a_wildcard_still_covers_a_name_unsubscribed_from() {
 }
 
 #[test]
+fn giving_up_a_wildcard_gives_up_no_name() {
+    let mut mesh = Mesh::default();
+    mesh.set(CDS, "a/b|1", 1);
+    let mut session = session();
+    session.request(&request(EDS, &["a/b|1"], &[]), &mesh).unwrap();
+    session.request(&request(CDS, &["*"], &[]), &mesh).unwrap();
+    drain(&mut session, &mesh);
+    assert!(session.interest().all);
+    let followed = session.interest().take();
+    assert_eq!(followed.values().collect::<Vec<_>>(), [&true]);
+    session.request(&request(CDS, &[], &["*"]), &mesh).unwrap();
+    assert!(!session.interest().all);
+    assert!(
+        session.interest().take().is_empty(),
+        "the endpoints are still followed"
+    );
+}
+
+#[test]
 fn a_resumed_wildcard_gets_the_difference() {
     let mut mesh = Mesh::default();
     mesh.set(CDS, "same", 1);
@@ -288,6 +307,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
     /// Whatever happens in whatever order, a client that applies what it is sent ends up with what the mesh has
     /// of the names it asked for.
     #[test]
