@@ -83,6 +83,11 @@ impl App {
         }
     }
 
+    /// What the proxy knows of every resource.
+    pub fn store(&self) -> Store {
+        self.context.store.clone()
+    }
+
     /// The shutdown, to be begun from elsewhere.
     pub fn drain(&self) -> Drain {
         self.context.drain.clone()
@@ -224,7 +229,7 @@ impl Accepting {
             return;
         };
         let source = SocketAddr::new(source.ip().to_canonical(), source.port());
-        let result = if matches!(*self.assembly.now(), None) {
+        let result = if self.assembly.now().is_none() {
             // Accepted before the listener's clusters were ready.
             match self.assembly.answered().await {
                 Standing::Ready(_) => self.handle(stream, source, destination).await,

@@ -83,20 +83,25 @@ pub async fn handle(
         net::reset(&stream);
         return Err(Reason::Loop);
     }
-    if !context.control_plane {
-        return inbound::handle(context, outbound, stream, source, destination).await;
-    }
     let service = services.find(destination);
-    match timeout(ANSWER, service.answered()).await {
-        Ok(Standing::Ready(_)) => inbound::handle(context, &service, stream, source, destination).await,
-        Ok(Standing::Absent | Standing::Pending) => {
-            drop(service);
-            inbound::handle(context, outbound, stream, source, destination).await
+    let standing = if context.control_plane {
+        timeout(ANSWER, service.answered()).await
+    } else {
+        Ok(Standing::Absent)
+    };
+    match standing {
+        Ok(Standing::Ready(_)) => {
+            return inbound::handle(context, &service, stream, source, destination).await;
         }
+        Ok(Standing::Absent | Standing::Pending) => {}
         Err(_) => {
             tracing::warn!(%destination, "the control plane gave no answer in time; treated as unknown to the mesh");
-            drop(service);
-            inbound::handle(context, outbound, stream, source, destination).await
         }
     }
+    drop(service);
+    let handled = inbound::handle(context, outbound, stream, source, destination).await;
+    handled.map_err(|reason| match reason {
+        Reason::NoFilterChain => Reason::UnknownDestination,
+        reason => reason,
+    })
 }

@@ -1,4 +1,5 @@
 //! A shutdown ends nothing that runs.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 mod pair;
 

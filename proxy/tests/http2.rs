@@ -1,4 +1,5 @@
 //! HTTP/2 and gRPC go through a pair of sidecars as they came.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 mod pair;
 

@@ -1,4 +1,5 @@
 //! Opaque connections go through a pair of sidecars as they are.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 mod pair;
 

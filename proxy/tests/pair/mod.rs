@@ -1,6 +1,7 @@
 //! Two sidecars in one process, as two listeners: client → `outbound` → `inbound` → application. Plaintext
 //! between them: what is tested here is HTTP and TCP.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail")]
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -13,7 +14,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::timeout,
 };
-use weir_proxy::{app::App, config::Args, drain::Drain};
+use weir_proxy::{app::App, config::Args, drain::Drain, xds::Store};
 
 /// Nothing here takes longer unless it is broken.
 pub const LIMIT: Duration = Duration::from_secs(10);
@@ -28,6 +29,7 @@ pub struct Pair {
     /// HTTP to the application through the inbound sidecar only.
     pub inbound: SocketAddr,
     pub drain: Drain,
+    pub store: Store,
     pub application: TcpListener,
 }
 
@@ -132,6 +134,7 @@ impl Pair {
             undeclared: local(undeclared),
             inbound: local(inbound),
             drain: app.drain(),
+            store: app.store(),
             application,
         }
     }
