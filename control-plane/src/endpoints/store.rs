@@ -71,7 +71,7 @@ impl Store {
                     broken: None,
                 }
             }
-            Err(broken) => state.broken = Some(broken),
+            Err(broken) => state.broken = Some(*broken),
         }
     }
 
@@ -153,7 +153,7 @@ fn read_file(
     text: &str,
     last: &[Entry],
     hasher: &RandomState,
-) -> Result<Vec<Entry>, Diagnostic> {
+) -> Result<Vec<Entry>, Box<Diagnostic>> {
     let same: HashMap<(u32, u64), &Entry> = last
         .iter()
         .map(|entry| ((entry.line, entry.hash), entry))

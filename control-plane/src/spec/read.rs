@@ -84,8 +84,9 @@ pub fn split(text: &str) -> Vec<(u32, &str)> {
 /// # Errors
 /// When the text is not YAML or JSON. An object that is not as its kind demands is not an error but
 /// [`Document::Invalid`].
-pub fn read(source: &Source) -> Result<Document, Diagnostic> {
-    let header: Header = serde_saphyr::from_str(&source.text).map_err(|error| not_parsed(source, &error))?;
+pub fn read(source: &Source) -> Result<Document, Box<Diagnostic>> {
+    let header: Header =
+        serde_saphyr::from_str(&source.text).map_err(|error| Box::new(not_parsed(source, &error)))?;
     let (group, version) = header
         .api_version
         .split_once('/')
