@@ -15,6 +15,7 @@
 //! process namespaces. Everything lives and dies with them, so nothing is left behind, even by kill -9.
 
 mod addresses;
+mod capture;
 mod cluster;
 mod container;
 mod controllers;
@@ -29,6 +30,7 @@ mod services;
 mod testbed;
 mod volumes;
 
+pub use capture::{Capture, Flow};
 pub use manifests::ManifestError;
 pub use network::BRIDGE;
 pub use options::{Image, Mint, Mutate, Options, TokenRequest};

@@ -63,6 +63,22 @@ impl Network {
         let (connection, handle, _) = rtnetlink::new_connection().context("open rtnetlink")?;
         tokio::spawn(connection);
         link_up(&handle, "lo").await?;
+        // Where br_netfilter is loaded, the bridge would translate on its own and miss pods that reach themselves.
+        for name in ["iptables", "ip6tables"] {
+            if Path::new("/proc/sys/net/bridge").exists() {
+                let result = sysctl(&format!("bridge/bridge-nf-call-{name}"), "0");
+                result.unwrap_or_else(|error| tracing::debug!("{error:#}"));
+            }
+        }
+        // A testbed that ran in this sandbox before has left its bridge.
+        if let Ok(old) = link_index(&handle, BRIDGE).await {
+            handle
+                .link()
+                .del(old)
+                .execute()
+                .await
+                .context("remove an old bridge")?;
+        }
         let bridge = LinkBridge::new(BRIDGE)
             .append_info_data(InfoBridge::MulticastSnooping(false))
             .build();

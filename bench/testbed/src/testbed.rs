@@ -227,6 +227,14 @@ impl Testbed {
         self.run_dir.join("pods").join(uid)
     }
 
+    /// Starts to record what crosses the bridge between pods, up to `limit` bytes of TCP payload.
+    ///
+    /// # Errors
+    /// When the kernel has no packet sockets (CONFIG_PACKET).
+    pub fn capture(&self, limit: usize) -> Result<crate::Capture> {
+        crate::Capture::start(limit)
+    }
+
     /// Kills a container's processes with SIGKILL; it restarts by its pod's policy.
     ///
     /// # Errors
@@ -320,4 +328,5 @@ fn label(key: &(String, String)) -> String {
     format!("{}/{}", key.0, key.1)
 }
 
+/// Pods by namespace and name.
 type Entries = BTreeMap<(String, String), node::Entry>;

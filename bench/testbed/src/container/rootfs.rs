@@ -64,7 +64,7 @@ pub(super) fn enter(spec: &Spec) -> Result<(), ShimError> {
     for name in ["tmp", "var/tmp", "run", "var/lib", "var/log"] {
         open_to_all(&root.join(name))?;
     }
-    link("/run", &root.join("var/run"))?;
+    link("../run", &root.join("var/run"))?;
     devices(root)?;
     kernel_views(root)?;
     for mount in &spec.mounts {

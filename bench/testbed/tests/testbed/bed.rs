@@ -47,10 +47,6 @@ impl Bed {
         std::fs::remove_file(self.dir.path().join("manifests").join(name)).unwrap();
     }
 
-    pub(crate) fn run_dir(&self) -> std::path::PathBuf {
-        self.dir.path().join("run")
-    }
-
     /// Fetches `target` from inside a pod; what came back, or the error.
     pub(crate) async fn get(&self, from: &str, target: &str) -> Result<String, String> {
         let program = Path::new("/").join(std::env::current_exe().unwrap().file_name().unwrap());

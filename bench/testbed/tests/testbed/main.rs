@@ -6,6 +6,7 @@
 mod app;
 mod bed;
 mod network;
+mod workloads;
 
 use libtest_mimic::{Arguments, Trial};
 use weir_testbed::Sandbox;
@@ -29,6 +30,7 @@ fn main() {
     };
     let mut trials = Vec::new();
     trials.extend(network::trials(sandbox));
+    trials.extend(workloads::trials(sandbox));
     // One testbed at a time: they share the sandbox's bridge.
     let arguments = Arguments {
         test_threads: Some(1),
