@@ -7,7 +7,10 @@ use crate::{model::StringMatcher, policy::string_matches};
 pub(super) fn any_matches(identity: &PeerIdentity, wanted: &[StringMatcher]) -> bool {
     let fits = |name: &str| wanted.iter().any(|matcher| string_matches(matcher, name));
     identity.uris.iter().any(|uri| fits(uri))
-        || identity.dns.iter().any(|name| fits(name) || fits(&name.to_ascii_lowercase()))
+        || identity
+            .dns
+            .iter()
+            .any(|name| fits(name) || fits(&name.to_ascii_lowercase()))
 }
 
 /// The matchers for a message.
