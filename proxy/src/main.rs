@@ -1,6 +1,6 @@
 //! `weir-proxy`: the sidecar.
 
-use std::{num::NonZeroUsize, process::ExitCode, thread::available_parallelism};
+use std::{io::IsTerminal, num::NonZeroUsize, process::ExitCode, thread::available_parallelism};
 
 use clap::Parser;
 use tracing::level_filters::LevelFilter;
@@ -40,6 +40,7 @@ fn main() -> ExitCode {
 fn log(config: &Config) {
     let builder = tracing_subscriber::fmt()
         .with_max_level(LevelFilter::from(config.log_level))
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match config.log_format {
         LogFormat::Text => builder.init(),
