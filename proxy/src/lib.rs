@@ -36,6 +36,7 @@ pub mod outbound;
 pub mod peek;
 pub mod reason;
 pub mod tcp;
+pub mod telemetry;
 pub mod tls;
 pub mod upstream;
 pub mod xds;
