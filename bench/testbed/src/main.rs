@@ -32,7 +32,7 @@ async fn run(sandbox: Sandbox, args: Args) -> anyhow::Result<()> {
     std::fs::create_dir_all(&args.run_dir)?;
     let mut options = Options::new(
         sandbox,
-        args.manifests.canonicalize()?,
+        vec![args.manifests.canonicalize()?],
         args.run_dir.canonicalize()?,
     );
     for image in &args.images {

@@ -1,4 +1,4 @@
-//! The user's manifests: a directory of YAML or JSON files, as `kubectl apply -f` takes it.
+//! The user's manifests: directories of YAML or JSON files, as `kubectl apply -f` takes them.
 //!
 //! Kinds the testbed does not run (policies, CRDs, RBAC) are left to others. A file that does not parse
 //! keeps its last good objects.
@@ -38,7 +38,8 @@ enum Object {
     Secret(Box<Secret>),
 }
 
-/// All objects, by kind. Of two objects with one name, the one in the file that sorts last wins.
+/// All objects, by kind. Of two objects with one name, the later directory's wins; within one directory, the first
+/// by file name and then by place in the file.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Manifests {
     pub(crate) namespaces: BTreeMap<String, Namespace>,
@@ -51,17 +52,17 @@ pub(crate) struct Manifests {
     pub(crate) secrets: BTreeMap<Key, Secret>,
 }
 
-/// A directory of manifests with each file's last good objects.
+/// Directories of manifests with each file's last good objects.
 #[derive(Debug)]
-pub(crate) struct Directory {
-    path: PathBuf,
+pub(crate) struct Directories {
+    paths: Vec<PathBuf>,
     files: BTreeMap<PathBuf, (String, Vec<Object>)>,
 }
 
-impl Directory {
-    pub(crate) fn new(path: PathBuf) -> Self {
+impl Directories {
+    pub(crate) fn new(paths: Vec<PathBuf>) -> Self {
         Self {
-            path,
+            paths,
             files: BTreeMap::new(),
         }
     }
@@ -70,8 +71,9 @@ impl Directory {
     pub(crate) fn read(&mut self) -> (Manifests, Vec<ManifestError>) {
         let mut errors = Vec::new();
         let mut found = Vec::new();
-        list(&self.path, &mut found, &mut errors);
-        found.sort();
+        for path in &self.paths {
+            list(path, &mut found, &mut errors);
+        }
         self.files.retain(|path, _| found.contains(path));
         for path in found {
             let text = match std::fs::read_to_string(&path) {
@@ -97,15 +99,19 @@ impl Directory {
                 }
             }
         }
+        (self.join(), errors)
+    }
+
+    fn join(&self) -> Manifests {
         let mut all = Manifests::default();
-        for object in self
-            .files
-            .values()
-            .flat_map(|(_, objects)| objects.iter().cloned())
-        {
-            all.insert(object);
+        for directory in &self.paths {
+            let files = self.files.iter().filter(|(path, _)| path.starts_with(directory));
+            // The first is to win, so it is inserted last.
+            for object in files.rev().flat_map(|(_, (_, objects))| objects.iter().rev()) {
+                all.insert(object.clone());
+            }
         }
-        (all, errors)
+        all
     }
 }
 
@@ -147,13 +153,11 @@ fn parse(text: &str) -> Result<Vec<Object>, String> {
     let mut document = String::new();
     let mut seen = 0;
     let mut flush = |document: &mut String, seen: usize| -> Result<(), String> {
-        if document
-            .lines()
-            .any(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#'))
+        let blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
+        if !document.lines().all(blank)
+            && let Some(object) = one(document)?
         {
-            if let Some(object) = one(document)? {
-                objects.push(object);
-            }
+            objects.push(object);
         }
         *document = "\n".repeat(seen);
         Ok(())
@@ -241,7 +245,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("a.yaml");
         std::fs::write(&file, GOOD).unwrap();
-        let mut directory = Directory::new(dir.path().to_owned());
+        let mut directory = Directories::new(vec![dir.path().to_owned()]);
         assert_eq!(directory.read().0.services.len(), 1);
         std::fs::write(&file, "kind: [").unwrap();
         let (kept, errors) = directory.read();
@@ -249,5 +253,23 @@ mod tests {
         assert_eq!(directory.read().1.len(), 0, "an error is told once");
         std::fs::remove_file(&file).unwrap();
         assert_eq!(directory.read().0.services.len(), 0);
+    }
+
+    #[test]
+    fn a_later_directory_and_an_earlier_file_win() {
+        let service = |ip: &str| {
+            format!("kind: Service\nmetadata: {{name: a, namespace: n}}\nspec: {{clusterIP: {ip}}}\n")
+        };
+        let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(first.path().join("a.yaml"), service("10.96.0.1")).unwrap();
+        std::fs::write(second.path().join("a.yaml"), service("10.96.0.2")).unwrap();
+        std::fs::write(second.path().join("b.yaml"), service("10.96.0.3")).unwrap();
+        let mut directories = Directories::new(vec![first.path().to_owned(), second.path().to_owned()]);
+        let services = directories.read().0.services;
+        let ips: Vec<_> = services
+            .values()
+            .map(|service| service.spec.clone().unwrap().cluster_ip.unwrap())
+            .collect();
+        assert_eq!(ips, ["10.96.0.2"]);
     }
 }

@@ -57,8 +57,8 @@ impl Image {
 pub struct Options {
     /// Proof that the process is in the sandbox.
     pub sandbox: Sandbox,
-    /// Directory of the user's manifests; only read.
-    pub manifests: PathBuf,
+    /// Directories of the user's manifests; only read. A later one's objects win over an earlier one's.
+    pub manifests: Vec<PathBuf>,
     /// Directory for logs, volumes and observed objects (`cluster/`). Its content belongs to the testbed.
     pub run_dir: PathBuf,
     /// Images by name, with or without tag. An image that is not listed runs the container's `command`
@@ -72,10 +72,10 @@ pub struct Options {
 
 impl Options {
     /// Options with no images, no mutation and no tokens.
-    pub fn new(sandbox: Sandbox, manifests: impl Into<PathBuf>, run_dir: impl Into<PathBuf>) -> Self {
+    pub fn new(sandbox: Sandbox, manifests: Vec<PathBuf>, run_dir: impl Into<PathBuf>) -> Self {
         Self {
             sandbox,
-            manifests: manifests.into(),
+            manifests,
             run_dir: run_dir.into(),
             images: BTreeMap::new(),
             mutate: Arc::new(|_, pod| Ok(pod)),

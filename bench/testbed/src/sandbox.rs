@@ -58,11 +58,25 @@ impl Sandbox {
             Some(CONTAINER) => std::process::exit(crate::container::shim::run()),
             _ => {}
         }
+        if std::env::var_os(INSIDE).is_some() {
+            // `init` blocks signals to read them from a file; masks are inherited, by containers too.
+            sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+                .map_err(|e| EnterError::step("unblock signals", e))?;
+        }
         match std::env::var(INSIDE).as_deref() {
             Ok("single") => Ok(Self { single_uid: true }),
             Ok(_) => Ok(Self { single_uid: false }),
             Err(_) => std::process::exit(launch()?),
         }
+    }
+
+    /// Whether the process is in the sandbox, or one of its stages, whose command line is not the program's own.
+    /// What has to be done outside is to be done while this is false.
+    #[must_use]
+    pub fn entered() -> bool {
+        let arg0 = std::env::args_os().next().unwrap_or_default();
+        let stage = [MAPPER, INIT, CONTAINER].iter().any(|stage| arg0 == *stage);
+        stage || std::env::var_os(INSIDE).is_some()
     }
 
     /// Whether only one user id exists inside (no subordinate ids and not root). Containers that ask

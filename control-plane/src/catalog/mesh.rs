@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 use super::{MeshSettings, Settings, TlsSettings};
 use crate::{
     endpoints::Objects,
-    spec::{Diagnostic, Finding, LocalProxyMode, MeshConfig},
+    spec::{Diagnostic, Finding, MeshConfig},
 };
 
 const MONITORED_BY: &str = "openservicemesh.io/monitored-by";
@@ -63,7 +63,6 @@ fn apply(config: &MeshConfig, mesh: &mut MeshSettings) {
     if let Some(validity) = spec.certificate.service_cert_validity_duration {
         mesh.certificate_validity = validity.0;
     }
-    mesh.local_proxy_pod_ip = spec.sidecar.local_proxy_mode == Some(LocalProxyMode::PodIP);
     let oldest = spec.sidecar.tls_min_protocol_version.as_deref();
     let newest = spec.sidecar.tls_max_protocol_version.as_deref();
     let only_1_2 = newest == Some("TLSv1_2");

@@ -206,8 +206,6 @@ pub struct MeshSettings {
     pub egress: bool,
     /// How long a workload certificate is valid.
     pub certificate_validity: Duration,
-    /// The application is reached at the pod's address instead of loopback.
-    pub local_proxy_pod_ip: bool,
     /// TLS versions between sidecars.
     pub tls: TlsSettings,
     /// SPIFFE trust domain.
@@ -229,7 +227,6 @@ impl Default for MeshSettings {
             permissive: false,
             egress: true,
             certificate_validity: Duration::from_secs(24 * 60 * 60),
-            local_proxy_pod_ip: false,
             tls: TlsSettings {
                 allow_1_2: false,
                 allow_1_3: true,

@@ -9,19 +9,21 @@ mod containers;
 mod decision;
 mod exclusions;
 mod probes;
+mod settings;
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::core::v1::{
-        Container, Pod, PodSpec, ProjectedVolumeSource, ResourceRequirements, ServiceAccountTokenProjection,
-        Volume, VolumeProjection,
+        Container, Pod, PodSpec, ProjectedVolumeSource, ServiceAccountTokenProjection, Volume,
+        VolumeProjection,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
 pub use decision::{Decision, NamespaceMeta, decide};
 pub use exclusions::Exclusions;
+pub use settings::Settings;
 
 /// Name of the sidecar container.
 pub const PROXY_CONTAINER: &str = "weir-proxy";
@@ -40,54 +42,6 @@ const ANNOTATION_METRICS: &str = "openservicemesh.io/metrics";
 const ANNOTATION_NATIVE: &str = "openservicemesh.io/native-sidecar";
 const ANNOTATION_LOG_LEVEL: &str = "openservicemesh.io/log-level";
 const ANNOTATION_STATUS: &str = "openservicemesh.io/sidecar-status";
-
-/// What the injector puts into every pod, from the installation and from MeshConfig.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Mesh name: namespaces labelled `openservicemesh.io/monitored-by` with it are the mesh's.
-    pub mesh_name: String,
-    /// Namespace of the control plane, which is never injected.
-    pub mesh_namespace: String,
-    /// SPIFFE trust domain.
-    pub trust_domain: String,
-    /// PEM certificates by which sidecars know the controller.
-    pub trust_bundle: String,
-    /// Image of the sidecar.
-    pub proxy_image: String,
-    /// Image of the init container.
-    pub init_image: String,
-    /// `off`, `error`, `warn`, `info`, `debug` or `trace`.
-    pub log_level: String,
-    /// Redirect exclusions for every pod.
-    pub exclusions: Exclusions,
-    /// Resources of the sidecar.
-    pub resources: Option<ResourceRequirements>,
-    /// Run the init container privileged (for platforms where NET_ADMIN is not enough).
-    pub privileged_init: bool,
-    /// The application is reached at the pod's address instead of loopback.
-    pub local_proxy_pod_ip: bool,
-    /// Whether the cluster runs native sidecars (Kubernetes 1.29 and later).
-    pub native_sidecars: bool,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            mesh_name: "osm".to_owned(),
-            mesh_namespace: "weir-system".to_owned(),
-            trust_domain: "cluster.local".to_owned(),
-            trust_bundle: String::new(),
-            proxy_image: "weir-proxy:latest".to_owned(),
-            init_image: "weir-init:latest".to_owned(),
-            log_level: "error".to_owned(),
-            exclusions: Exclusions::default(),
-            resources: None,
-            privileged_init: false,
-            local_proxy_pod_ip: false,
-            native_sidecars: true,
-        }
-    }
-}
 
 /// Why a pod cannot be injected. The text is what the user sees when admission is denied.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

@@ -152,6 +152,38 @@ fn exclusions_of_the_mesh_and_of_the_pod_are_united() {
 }
 
 #[test]
+fn mesh_config_reaches_the_sidecar() {
+    let spec = serde_json::from_value(json!({
+        "sidecar": { "logLevel": "debug", "localProxyMode": "PodIP", "resources": { "limits": { "memory": "64Mi" } } },
+        "traffic": { "outboundPortExclusionList": [6379], "outboundIPRangeExclusionList": ["10.0.0.1/32"] },
+    }))
+    .unwrap();
+    let settings = Settings::default().with_mesh_config(&spec);
+    let pod = inject(pod(json!({}), json!({})), &namespace(), &settings).unwrap();
+    let inits = pod.spec.unwrap().init_containers.unwrap();
+    let (redirect, proxy) = (inits[0].args.as_ref().unwrap(), &inits[1]);
+    for wanted in [
+        "--exclude-outbound-ports=6379",
+        "--exclude-outbound-cidrs=10.0.0.1/32",
+        "--local-proxy-mode=PodIP",
+        "--pod-ip=$(POD_IPS)",
+    ] {
+        assert!(
+            redirect.iter().any(|argument| argument == wanted),
+            "{wanted}: {redirect:?}"
+        );
+    }
+    assert!(
+        proxy
+            .args
+            .as_ref()
+            .unwrap()
+            .contains(&"--log-level=debug".to_owned())
+    );
+    assert!(proxy.resources.as_ref().unwrap().limits.is_some());
+}
+
+#[test]
 fn a_wrong_annotation_is_refused_by_name() {
     for (name, value) in [
         ("outbound-port-exclusion-list", "80,http"),

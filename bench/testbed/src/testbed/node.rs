@@ -18,7 +18,7 @@ use super::{Entries, Event, label, overwrite};
 use crate::addresses::{self, GATEWAY, HostNumber};
 use crate::cluster::{self, Cluster};
 use crate::controllers::{self, Observed, Owner, Step};
-use crate::manifests::{Directory, Key, Manifests};
+use crate::manifests::{Directories, Key, Manifests};
 use crate::network::Network;
 use crate::options::Options;
 use crate::pod::{self, Context, Orders, Phase, PodStatus};
@@ -27,6 +27,8 @@ use crate::volumes::Volumes;
 
 /// How long the manifest directory must be quiet before it is read.
 const DEBOUNCE: Duration = Duration::from_millis(30);
+/// How long a pod's network outlives its containers.
+const LINGER: Duration = Duration::from_secs(5);
 const NODE_NAME: &str = "weir-node";
 
 /// What callers ask of the node.
@@ -75,7 +77,7 @@ pub(super) struct Node {
     network: Network,
     netlink: Netlink,
     cluster: Cluster,
-    directory: Directory,
+    directories: Directories,
     manifests: Arc<Manifests>,
     pod_addresses: addresses::Pods,
     service_addresses: addresses::Services,
@@ -87,6 +89,8 @@ pub(super) struct Node {
     events: broadcast::Sender<Event>,
     tables: BTreeMap<bool, Table>,
     rejected: BTreeMap<Owner, String>,
+    /// Pods that are gone, whose network still answers late packets with a reset.
+    lingering: Vec<(Instant, Arc<Context>)>,
     stopping: bool,
 }
 
@@ -110,11 +114,13 @@ impl Node {
             }
         })
         .context("watch the manifests (inotify: see sysctl fs.inotify.max_user_instances)")?;
-        watcher
-            .watch(&options.manifests, notify::RecursiveMode::Recursive)
-            .with_context(|| format!("watch {}", options.manifests.display()))?;
+        for directory in &options.manifests {
+            watcher
+                .watch(directory, notify::RecursiveMode::Recursive)
+                .with_context(|| format!("watch {}", directory.display()))?;
+        }
         let mut node = Self {
-            directory: Directory::new(options.manifests.clone()),
+            directories: Directories::new(options.manifests.clone()),
             netlink: Netlink::open()?,
             options,
             network,
@@ -130,6 +136,7 @@ impl Node {
             events,
             tables: BTreeMap::new(),
             rejected: BTreeMap::new(),
+            lingering: Vec::new(),
             stopping: false,
         };
         node.read_manifests();
@@ -189,7 +196,7 @@ impl Node {
         if self.stopping {
             return;
         }
-        let (manifests, errors) = self.directory.read();
+        let (manifests, errors) = self.directories.read();
         self.manifests = Arc::new(manifests);
         for error in errors {
             tracing::error!("{error}");
@@ -222,8 +229,10 @@ impl Node {
             .filter(|(_, entry)| entry.task.is_finished() && entry.context.status.borrow().terminating)
             .map(|(key, _)| key.clone())
             .collect();
+        self.lingering.retain(|(since, _)| since.elapsed() < LINGER);
         for key in gone {
             if let Some(entry) = self.pods.remove(&key) {
+                self.lingering.push((Instant::now(), Arc::clone(&entry.context)));
                 self.pod_addresses.release(entry.number, Instant::now());
                 let root = entry.context.dir.join("root");
                 let _empty_mount_points = std::fs::remove_dir_all(root);

@@ -30,7 +30,7 @@ impl Bed {
         for (name, text) in manifests {
             std::fs::write(yaml.join(name), text).unwrap();
         }
-        let mut options = Options::new(sandbox, &yaml, &run);
+        let mut options = Options::new(sandbox, vec![yaml.clone()], &run);
         let mut image = Image::new(std::env::current_exe().unwrap());
         image.args = vec!["app".into()];
         options.images.insert("app".into(), image);

@@ -97,12 +97,12 @@ pub(super) fn endpoints(service: &Service, port: &ServicePort) -> ClusterLoadAss
     }
 }
 
-/// CDS `local|<port>`: the application beside the proxy.
-pub(super) fn local(pod: &Pod, port: u16, mesh: &MeshSettings) -> Option<Cluster> {
+/// CDS `local|<port>`: the application beside the proxy. It is loopback also where the application listens on the
+/// pod's address only: there the redirect translates it, and a connection to that address would come back here.
+pub(super) fn local(pod: &Pod, port: u16) -> Option<Cluster> {
     pod.inbound.iter().find(|inbound| inbound.port == port)?;
     let name = parts::local_name(port);
-    let own = pod.ips.first().filter(|_| mesh.local_proxy_pod_ip);
-    let ip = own.copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
     Some(Cluster {
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into())),
         load_assignment: Some(ClusterLoadAssignment {

@@ -51,7 +51,7 @@ pub(super) fn build(
     match name {
         Name::Inbound => Some(encode(&inbound::listener(pod?, mesh, refusal))),
         Name::InboundRoutes(port) => inbound::routes(pod?, *port).map(|routes| encode(&routes)),
-        Name::Local(port) => cluster::local(pod?, *port, mesh).map(|cluster| encode(&cluster)),
+        Name::Local(port) => cluster::local(pod?, *port).map(|cluster| encode(&cluster)),
         Name::Outbound => Some(encode(&outbound::entry(mesh, refusal))),
         Name::Address(address) => match at(snapshot, *address)? {
             At::Port(service, port) => Some(encode(&outbound::address(*address, service, port, refusal))),

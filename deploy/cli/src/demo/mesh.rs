@@ -1,0 +1,154 @@
+//! The bookstore's mesh, as the phases look at it.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, ensure};
+use serde::de::DeserializeOwned;
+use tokio::net::TcpStream;
+use weir_testbed::{Capture, Sandbox};
+
+use super::scrape::Scrape;
+use crate::local::{LocalMesh, Options, programs::Programs};
+
+/// How long the mesh may take to come up. Far more than it needs: a busy machine is not a broken mesh.
+const START: Duration = Duration::from_secs(60);
+const RESTART: Duration = Duration::from_secs(30);
+/// At most this much is recorded, in bytes.
+const CAPTURED: usize = 64 << 20;
+/// Lines of the controller's log that are shown with a failure.
+const LOG_LINES: usize = 20;
+
+/// A part of the bookstore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum App {
+    Bookbuyer,
+    Bookthief,
+    Bookwarehouse,
+    Mysql,
+}
+
+impl App {
+    /// `namespace/name` of its workload.
+    const fn selector(self) -> &'static str {
+        match self {
+            Self::Bookbuyer => "bookbuyer/bookbuyer",
+            Self::Bookthief => "bookthief/bookthief",
+            Self::Bookwarehouse => "bookwarehouse/bookwarehouse",
+            Self::Mysql => "bookwarehouse/mysql",
+        }
+    }
+}
+
+impl fmt::Display for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (_, name) = self.selector().split_once('/').unwrap_or_default();
+        f.write_str(name)
+    }
+}
+
+/// The bookstore on its mesh.
+pub(crate) struct Mesh {
+    local: LocalMesh,
+    manifests: PathBuf,
+}
+
+impl Mesh {
+    /// Starts it and waits until every pod is ready.
+    pub(crate) async fn start(
+        sandbox: Sandbox,
+        programs: &Programs,
+        manifests: &Path,
+        scratch: &Path,
+    ) -> anyhow::Result<Self> {
+        let local = LocalMesh::start(Options {
+            sandbox,
+            programs: programs.clone(),
+            manifests: manifests.to_owned(),
+            run: scratch.join("run"),
+        })
+        .await?;
+        let mesh = Self {
+            local,
+            manifests: manifests.to_owned(),
+        };
+        let ready = mesh.local.ready(START).await;
+        ready.with_context(|| format!("the bookstore does not come up\n{}", mesh.evidence()))?;
+        Ok(mesh)
+    }
+
+    /// Directory of the manifests.
+    pub(crate) fn manifests(&self) -> &Path {
+        &self.manifests
+    }
+
+    /// What a part of the bookstore says of itself.
+    pub(crate) async fn raw<T: DeserializeOwned>(&self, app: App) -> anyhow::Result<T> {
+        let reply = self.local.get_local(app.selector(), 14001, "/raw").await?;
+        ensure!(
+            reply.status.is_success(),
+            "{app} answers {}: {}",
+            reply.status,
+            reply.body.trim()
+        );
+        Ok(serde_json::from_str(&reply.body)?)
+    }
+
+    /// Connects from one part's pod to another's address.
+    pub(crate) async fn dial(&self, from: App, to: App, port: u16) -> anyhow::Result<TcpStream> {
+        let pod = self.local.testbed().find(to.selector())?;
+        let ip = pod.ips.first().with_context(|| format!("{to} has no address"))?;
+        self.local.dial(from.selector(), SocketAddr::new(*ip, port)).await
+    }
+
+    /// Begins to record what passes between pods.
+    pub(crate) fn capture(&self) -> anyhow::Result<Capture> {
+        self.local.testbed().capture(CAPTURED)
+    }
+
+    /// A metric of every sidecar, summed over its labels, by pod.
+    pub(crate) async fn each_sidecar(&self, metric: &str) -> anyhow::Result<BTreeMap<String, f64>> {
+        let mut values = BTreeMap::new();
+        for pod in self.local.meshed() {
+            let scrape = Scrape::parse(&self.local.metrics(&pod).await?);
+            values.insert(pod.name, scrape.sum(metric));
+        }
+        Ok(values)
+    }
+
+    /// What every sidecar shows to Prometheus; one that does not answer is left out.
+    pub(crate) async fn scrape_all(&self) -> Vec<Scrape> {
+        let mut scrapes = Vec::new();
+        for pod in self.local.meshed() {
+            if let Ok(text) = self.local.metrics(&pod).await {
+                scrapes.push(Scrape::parse(&text));
+            }
+        }
+        scrapes
+    }
+
+    /// Kills the controller; another takes its place.
+    pub(crate) async fn restart_controller(&self) -> anyhow::Result<()> {
+        self.local.restart_controller(RESTART).await
+    }
+
+    /// The end of the controller's log.
+    pub(crate) fn evidence(&self) -> String {
+        let log = self.local.controller_log();
+        let lines: Vec<&str> = log.lines().collect();
+        format!(
+            "the controller's last words:\n{}",
+            lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+        )
+    }
+
+    /// Ends every pod.
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        self.local.stop().await
+    }
+}

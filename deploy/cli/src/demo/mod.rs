@@ -1,0 +1,137 @@
+//! `weir demo`: the whole mesh on one machine, and the bookstore on it.
+
+mod console;
+mod manifests;
+mod mesh;
+mod phases;
+mod scrape;
+mod table;
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::Context;
+use console::Console;
+use mesh::Mesh;
+use phases::PHASES;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{Instant, interval},
+};
+use weir_testbed::Sandbox;
+
+use crate::local::programs::{self, Programs};
+
+/// How the demo is run.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    /// Run the phases once, say of each whether it holds, and exit with 1 if one does not.
+    #[arg(long)]
+    check: bool,
+    /// Print JSON, a line each, instead of text.
+    #[arg(long)]
+    json: bool,
+    /// Directory for the manifests, which are there to be edited [default: weir-demo; with --check a temporary one].
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+/// Builds or finds the programs of the mesh, while there is still a network to fetch from.
+///
+/// # Errors
+/// When one does not build or is missing.
+pub fn prepare() -> anyhow::Result<()> {
+    programs::build()?;
+    programs::locate().map(drop)
+}
+
+/// Runs the demo inside the sandbox.
+///
+/// # Errors
+/// When the mesh does not come up.
+pub fn run(sandbox: Sandbox, args: &Args) -> anyhow::Result<ExitCode> {
+    let programs = programs::locate()?;
+    let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
+    let directory = match &args.dir {
+        Some(directory) => directory.clone(),
+        None if args.check => scratch.path().join("manifests"),
+        None => env::current_dir()?.join("weir-demo"),
+    };
+    manifests::begin(&directory).with_context(|| format!("cannot write {}", directory.display()))?;
+    let directory = directory.canonicalize()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        tokio::select! {
+            outcome = play(sandbox, args, &programs, &directory, scratch.path()) => outcome,
+            outcome = stopped() => outcome,
+        }
+    })
+}
+
+async fn stopped() -> anyhow::Result<ExitCode> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(ExitCode::from(130))
+}
+
+async fn play(
+    sandbox: Sandbox,
+    args: &Args,
+    programs: &Programs,
+    directory: &Path,
+    scratch: &Path,
+) -> anyhow::Result<ExitCode> {
+    let mut console = Console::new(args.json);
+    console.beginning(directory);
+    let begun = Instant::now();
+    let mesh = Mesh::start(sandbox, programs, directory, scratch).await?;
+    console.started(begun.elapsed());
+    let mut failed = false;
+    for (index, phase) in PHASES.iter().enumerate() {
+        let begun = Instant::now();
+        console.phase_begins(index, phase);
+        let outcome = phases::run(index, &mesh).await;
+        failed |= outcome.is_err();
+        console.phase_ended(index, phase, &outcome, begun.elapsed());
+        if outcome.is_err() {
+            console.evidence(&mesh.evidence());
+            break;
+        }
+    }
+    if !args.check && !failed {
+        console.what_next(directory);
+        watch(&mesh, &mut console).await;
+    }
+    mesh.stop().await?;
+    Ok(if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// Shows the table until the program is stopped.
+async fn watch(mesh: &Mesh, console: &mut Console) {
+    let mut ticks = interval(console.refresh());
+    let mut before = (mesh.scrape_all().await, Instant::now());
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        let after = (mesh.scrape_all().await, Instant::now());
+        let seconds = (after.1 - before.1).as_secs_f64();
+        console.table(&table::edges(
+            &before.0,
+            &after.0,
+            seconds.max(Duration::from_millis(1).as_secs_f64()),
+        ));
+        before = after;
+    }
+}

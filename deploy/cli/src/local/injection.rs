@@ -1,0 +1,58 @@
+//! What a cluster's API server would ask the mesh: to inject a pod, and to sign its token.
+
+use std::{path::Path, sync::Arc, time::SystemTime};
+
+use k8s_openapi::api::core::v1::Namespace;
+use weir_controller::{
+    certificates::{TokenIdentity, join_token},
+    endpoints::{Files, Provider},
+    injector::{self, NamespaceMeta, Settings},
+};
+use weir_testbed::{Mint, Mutate, TokenRequest};
+
+/// The mutating webhook, without the web. MeshConfig is looked up for each pod, as it is then.
+pub(super) fn webhook(trust_bundle: String, manifests: &Path) -> anyhow::Result<Mutate> {
+    let files = Files::start(&[manifests.to_owned()])?;
+    let objects = files.objects();
+    let base = Settings {
+        trust_bundle,
+        ..Settings::default()
+    };
+    Ok(Arc::new(move |namespace, pod| {
+        let _watching = &files;
+        let objects = objects.borrow().clone();
+        let config = objects
+            .mesh_configs
+            .iter()
+            .find(|(name, _)| *name.namespace == *base.mesh_namespace);
+        let settings = match config {
+            Some((_, config)) => base.with_mesh_config(&config.value.spec),
+            None => base.clone(),
+        };
+        Ok(injector::inject(pod, &describe(namespace), &settings)?)
+    }))
+}
+
+fn describe(namespace: &Namespace) -> NamespaceMeta {
+    let metadata = &namespace.metadata;
+    NamespaceMeta {
+        name: metadata.name.clone().unwrap_or_default(),
+        labels: metadata.labels.clone().unwrap_or_default(),
+        annotations: metadata.annotations.clone().unwrap_or_default(),
+    }
+}
+
+/// Signs join tokens with the key that the controller verifies them by.
+pub(super) fn token_signer(key: Vec<u8>) -> Mint {
+    Arc::new(move |request: &TokenRequest| {
+        let pod = TokenIdentity {
+            namespace: request.namespace.clone(),
+            service_account: request.service_account.clone(),
+            pod: request.pod_name.clone(),
+            pod_uid: request.pod_uid.clone(),
+        };
+        let mut claims = join_token::Claims::for_pod(&pod, SystemTime::now(), request.expiration);
+        claims.aud = vec![request.audience.clone()];
+        Ok(join_token::mint(&key, &claims)?)
+    })
+}
