@@ -3,6 +3,8 @@
 //! `main` enters the sandbox before any test runs. Where namespaces are forbidden the tests are reported as
 //! ignored, with the reason and the way round.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod app;
 mod bed;
 mod network;
