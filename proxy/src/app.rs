@@ -1,20 +1,31 @@
 //! Wiring and the order of starting and stopping.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
+    sync::Notify,
     time::sleep,
 };
 
 use crate::{
+    admin::{self, Logging, Role},
     assemble::{Assembly, Standing},
     config::Config,
     context::Context,
     control,
     drain::Drain,
     inbound,
+    introspect::Sources,
     model::{Direction, Listener},
     net::{self, Dialer},
     outbound::{self, Services},
@@ -42,6 +53,9 @@ pub enum AppError {
         /// The system's answer.
         source: io::Error,
     },
+    /// The admin, stats or health pages cannot be served.
+    #[error(transparent)]
+    Pages(#[from] admin::BindError),
     /// Signals cannot be received.
     #[error("cannot receive signals: {0}")]
     Signals(#[source] io::Error),
@@ -53,6 +67,9 @@ pub struct App {
     services: Arc<Services>,
     config: Config,
     control: Option<control::Control>,
+    logging: Option<Logging>,
+    started: Arc<AtomicBool>,
+    stop: Arc<Notify>,
 }
 
 impl App {
@@ -80,7 +97,17 @@ impl App {
             services: Services::new(context.clone()),
             context,
             config,
+            logging: None,
+            started: Arc::default(),
+            stop: Arc::default(),
         }
+    }
+
+    /// Lets the admin page change the log level.
+    #[must_use]
+    pub fn with_logging(mut self, logging: Logging) -> Self {
+        self.logging = Some(logging);
+        self
     }
 
     /// What the proxy knows of every resource.
@@ -110,6 +137,37 @@ impl App {
             }
         }
         tokio::spawn(self.services.clone().expire());
+        self.started.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Binds and serves the admin, stats and health pages. Before [`App::start`], so that probes are answered
+    /// while the rest is on its way.
+    ///
+    /// # Errors
+    /// When one of their addresses cannot be bound.
+    pub fn serve_pages(&self) -> Result<(), AppError> {
+        let sources = Sources {
+            context: self.context.clone(),
+            stream: self.control.as_ref().map(control::Control::status),
+            identity: self.control.as_ref().and_then(control::Control::identity),
+            started: self.started.clone(),
+            stop: self.stop.clone(),
+            logging: self.logging.clone(),
+            metrics: Box::new(String::new),
+            metrics_type: "text/plain; version=0.0.4; charset=utf-8",
+        };
+        let state = Arc::new(sources.state(&self.config, &DYNAMIC));
+        for (role, address) in [
+            (Role::Admin, self.config.bootstrap.admin),
+            (Role::Stats, self.config.stats_address),
+            (Role::Health, self.config.health_address),
+        ] {
+            if let Some(address) = address {
+                let bound = role.serve(address, &state)?;
+                self.context.own.write().push(bound);
+            }
+        }
         Ok(())
     }
 
@@ -120,11 +178,13 @@ impl App {
     pub async fn run(mut self) -> Result<(), AppError> {
         let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Signals)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Signals)?;
+        self.serve_pages()?;
         self.start()?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "serving");
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            () = self.stop.notified() => {}
         }
         let (open, limit) = (self.context.drain.open(), self.config.drain_time);
         tracing::info!(open, ?limit, "draining");

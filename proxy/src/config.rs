@@ -60,10 +60,10 @@ pub struct Args {
     #[arg(long, value_name = "SECONDS", default_value_t = 45)]
     pub drain_time_s: u64,
     /// Where Prometheus scrapes (/metrics, /stats/prometheus); "off": nowhere.
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15010")]
+    #[arg(long, value_name = "ADDRESS", default_value = "[::]:15010")]
     pub stats_address: OptionalAddress,
     /// Where TCP probes rewritten by the injector are answered (/osm-healthcheck, /ready); "off": nowhere.
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15904")]
+    #[arg(long, value_name = "ADDRESS", default_value = "[::]:15904")]
     pub health_address: OptionalAddress,
     /// How long a silent client on a port of undeclared protocol is waited for, unless its listener says.
     #[arg(long, value_name = "MS", default_value_t = 200)]
@@ -365,7 +365,7 @@ mod tests {
         let args = parse(&["--config-yaml", "{}", "--stats-address", "off"]).unwrap();
         let config = args.load().unwrap();
         assert_eq!(config.stats_address, None);
-        assert_eq!(config.health_address, Some("0.0.0.0:15904".parse().unwrap()));
+        assert_eq!(config.health_address, Some("[::]:15904".parse().unwrap()));
         assert!(parse(&["--config-yaml", "{}", "--stats-address", "15010"]).is_err());
     }
 

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::{
     config::Config,
@@ -52,6 +52,16 @@ impl Control {
             agent: agent.map(|token| Agent::new(cluster, token, store, dialer)),
             stream,
         })
+    }
+
+    /// How the configuration stream fares.
+    pub fn status(&self) -> Status {
+        self.stream.status.clone()
+    }
+
+    /// How the proxy's certificate fares; `None` when it is static.
+    pub fn identity(&self) -> Option<watch::Receiver<identity::Status>> {
+        self.agent.as_ref().map(Agent::status)
     }
 
     /// Begins to follow the control plane.

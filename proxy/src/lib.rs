@@ -14,6 +14,7 @@
 //! is the only writer of responses that the proxy makes itself, and each carries a reason that is also the
 //! metric label (`telemetry`).
 
+pub mod admin;
 pub mod admit;
 pub mod app;
 pub mod assemble;
@@ -28,6 +29,7 @@ pub mod drain;
 pub mod http;
 pub mod identity;
 pub mod inbound;
+pub mod introspect;
 pub mod model;
 pub mod policy;
 pub mod route;

@@ -143,6 +143,15 @@ impl Upstreams {
         &self.connector
     }
 
+    /// Every cluster in use, by name.
+    pub fn all(&self) -> Vec<Arc<Upstream>> {
+        let known = self.known.lock();
+        let mut all: Vec<_> = known.values().filter_map(Weak::upgrade).collect();
+        drop(known);
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
     /// The cluster of this name, followed from now on until no one holds it.
     pub fn get(&self, name: &str) -> Arc<Upstream> {
         let mut known = self.known.lock();

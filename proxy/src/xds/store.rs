@@ -211,6 +211,13 @@ impl Store {
         }
     }
 
+    /// What is known of a resource, without interest in it; `None` when no one asked for it.
+    pub fn peek<T: Stored>(&self, name: &str) -> Option<State<T>> {
+        let entries = self.entries.lock();
+        let entry = entries.get(&(T::TYPE, Arc::from(name)))?;
+        Some(entry.sender::<T>().borrow().clone())
+    }
+
     /// Puts in a resource of the proxy's own: from now on the stream has no say in it. Watchers wake.
     pub fn publish<T: Stored>(&self, name: &str, state: State<T>) {
         self.put(name, state, Owner::Local, Source::default());
