@@ -20,6 +20,8 @@ struct Inner {
     connected: AtomicBool,
     /// Milliseconds since the Unix epoch; 0: never.
     last_update: AtomicU64,
+    /// The same, of the last stream's end.
+    last_heard: AtomicU64,
     connects: AtomicU64,
     failures: AtomicU64,
     types: [PerType; ResourceType::ALL.len()],
@@ -58,8 +60,12 @@ impl Status {
 
     /// When the server last said something that was taken.
     pub fn last_update(&self) -> Option<SystemTime> {
-        let millis = self.0.last_update.load(Ordering::Relaxed);
-        (millis != 0).then(|| SystemTime::UNIX_EPOCH + Duration::from_millis(millis))
+        time(&self.0.last_update)
+    }
+
+    /// When the last stream was lost; `None` before.
+    pub fn last_heard(&self) -> Option<SystemTime> {
+        time(&self.0.last_heard)
     }
 
     /// Streams opened so far.
@@ -89,18 +95,20 @@ impl Status {
         }
     }
 
-    pub(super) fn opened(&self) {
+    pub(crate) fn opened(&self) {
         self.0.connected.store(true, Ordering::Relaxed);
         self.0.connects.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn failed(&self, error: &str) {
-        self.0.connected.store(false, Ordering::Relaxed);
+    pub(crate) fn failed(&self, error: &str) {
+        if self.0.connected.swap(false, Ordering::Relaxed) {
+            self.0.last_heard.store(now(), Ordering::Relaxed);
+        }
         self.0.failures.fetch_add(1, Ordering::Relaxed);
         *self.0.last_error.lock() = Some(error.to_owned());
     }
 
-    pub(super) fn acked(&self, kind: ResourceType, version: &str, ignored: usize) {
+    pub(crate) fn acked(&self, kind: ResourceType, version: &str, ignored: usize) {
         let per_type = self.per_type(kind);
         per_type.acks.fetch_add(1, Ordering::Relaxed);
         per_type
@@ -110,7 +118,7 @@ impl Status {
         self.touch();
     }
 
-    pub(super) fn nacked(&self, kind: ResourceType, error: &str) {
+    pub(crate) fn nacked(&self, kind: ResourceType, error: &str) {
         let per_type = self.per_type(kind);
         per_type.nacks.fetch_add(1, Ordering::Relaxed);
         *per_type.last_error.lock() = Some(error.to_owned());
@@ -118,11 +126,7 @@ impl Status {
     }
 
     fn touch(&self) {
-        let since = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
-        let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        self.0.last_update.store(millis, Ordering::Relaxed);
+        self.0.last_update.store(now(), Ordering::Relaxed);
     }
 
     fn per_type(&self, kind: ResourceType) -> &PerType {
@@ -135,4 +139,16 @@ impl Status {
         };
         &self.0.types[index]
     }
+}
+
+fn now() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn time(millis: &AtomicU64) -> Option<SystemTime> {
+    let millis = millis.load(Ordering::Relaxed);
+    (millis != 0).then(|| SystemTime::UNIX_EPOCH + Duration::from_millis(millis))
 }
