@@ -15,6 +15,7 @@ use crate::{
     bootstrap::WORKLOAD_CERTIFICATE,
     config::Config,
     context::Context,
+    drain::Stage,
     identity,
     model::{Listener, Secret},
     net::Dialer,
@@ -94,6 +95,9 @@ struct Waiting {
 impl Waiting {
     fn list(&self) -> Vec<String> {
         let mut list = Vec::new();
+        if self.context.drain.stage() != Stage::Running {
+            list.push("draining: no new inbound connections are taken".to_owned());
+        }
         if !self.started.load(Ordering::Acquire) {
             list.push("static listeners: not bound yet".to_owned());
         }

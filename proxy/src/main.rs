@@ -4,7 +4,9 @@ use std::{io::IsTerminal, num::NonZeroUsize, process::ExitCode, thread::availabl
 
 use clap::Parser;
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{Registry, fmt, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _};
 use weir_proxy::{
+    admin::Logging,
     app::App,
     config::{Args, Config, LogFormat, Mode},
 };
@@ -27,8 +29,8 @@ fn main() -> ExitCode {
         println!("the configuration is valid");
         return ExitCode::SUCCESS;
     }
-    log(&config);
-    match serve(config) {
+    let logging = log(&config);
+    match serve(config, logging) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "stopped");
@@ -37,19 +39,21 @@ fn main() -> ExitCode {
     }
 }
 
-fn log(config: &Config) {
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(LevelFilter::from(config.log_level))
+fn log(config: &Config) -> Logging {
+    let (filter, handle) = reload::Layer::new(LevelFilter::from(config.log_level));
+    let lines = fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
+    let registry = Registry::default().with(filter);
     match config.log_format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().init(),
+        LogFormat::Text => registry.with(lines).init(),
+        LogFormat::Json => registry.with(lines.json()).init(),
     }
+    Logging::new(handle)
 }
 
 /// Runs on one thread where there is one core: no locks between threads, no wake-ups across cores.
-fn serve(config: Config) -> anyhow::Result<()> {
+fn serve(config: Config, logging: Logging) -> anyhow::Result<()> {
     let cores = || available_parallelism().map_or(1, NonZeroUsize::get);
     let threads = config.concurrency.map_or_else(cores, NonZeroUsize::get);
     let mut builder = if threads == 1 {
@@ -58,7 +62,7 @@ fn serve(config: Config) -> anyhow::Result<()> {
         tokio::runtime::Builder::new_multi_thread()
     };
     let runtime = builder.worker_threads(threads).enable_all().build()?;
-    runtime.block_on(async { App::new(config).run().await })?;
+    runtime.block_on(async { App::new(config).with_logging(logging).run().await })?;
     runtime.shutdown_background();
     Ok(())
 }
