@@ -30,6 +30,7 @@ use crate::{
     net::{self, Dialer},
     outbound::{self, Services},
     reason::Reason,
+    telemetry::{self, Telemetry},
     tls::Tls,
     upstream::{Connector, Upstreams},
     xds::Store,
@@ -86,14 +87,17 @@ impl App {
             store,
             upstreams,
             tls,
+            telemetry: Telemetry::new(config.workload.clone()),
             drain: Drain::default(),
             detect_timeout: config.detect_timeout,
             pod_ips: config.pod_ips.clone(),
             control_plane: config.bootstrap.ads.is_some(),
             own: parking_lot::RwLock::default(),
         });
+        let control = control::Control::new(&config, &context, interest);
+        measure(&context, control.as_ref());
         Self {
-            control: control::Control::new(&config, &context, interest),
+            control,
             services: Services::new(context.clone()),
             context,
             config,
@@ -147,6 +151,7 @@ impl App {
     /// # Errors
     /// When one of their addresses cannot be bound.
     pub fn serve_pages(&self) -> Result<(), AppError> {
+        let telemetry = self.context.telemetry.clone();
         let sources = Sources {
             context: self.context.clone(),
             stream: self.control.as_ref().map(control::Control::status),
@@ -154,8 +159,8 @@ impl App {
             started: self.started.clone(),
             stop: self.stop.clone(),
             logging: self.logging.clone(),
-            metrics: Box::new(String::new),
-            metrics_type: "text/plain; version=0.0.4; charset=utf-8",
+            metrics: Box::new(move || telemetry.render()),
+            metrics_type: telemetry::CONTENT_TYPE,
         };
         let state = Arc::new(sources.state(&self.config, &DYNAMIC));
         for (role, address) in [
@@ -200,6 +205,22 @@ impl App {
     fn listen(&self, name: &str, listener: &Listener, address: SocketAddr) -> Result<(), AppError> {
         listen(&self.context, &self.services, name, listener, address)
     }
+}
+
+/// Lets Prometheus see what other parts keep.
+fn measure(context: &Context, control: Option<&control::Control>) {
+    let (telemetry, upstreams) = (&context.telemetry, context.upstreams.clone());
+    if let Some(control) = control {
+        telemetry.follow_config(control.status());
+        if let Some(identity) = control.identity() {
+            telemetry.follow_certificate(identity);
+        }
+    }
+    telemetry.follow_endpoints(move || {
+        let all = upstreams.all().into_iter();
+        all.map(|one| (one.name().to_owned(), one.now().endpoints.len()))
+            .collect()
+    });
 }
 
 /// Waits for a listener of the control plane and serves it.

@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
-use crate::{assemble::Assembly, drain::Drain, tls::Tls, upstream::Upstreams, xds::Store};
+use crate::{
+    assemble::Assembly, drain::Drain, telemetry::Telemetry, tls::Tls, upstream::Upstreams, xds::Store,
+};
 
 /// What every connection has at hand. One for the whole proxy.
 pub struct Context {
@@ -16,6 +18,8 @@ pub struct Context {
     pub upstreams: Upstreams,
     /// TLS configurations in use.
     pub tls: Arc<Tls>,
+    /// Metrics.
+    pub telemetry: Telemetry,
     /// The shutdown.
     pub drain: Drain,
     /// How long a silent client is waited for when its listener does not say.

@@ -7,31 +7,31 @@ use http::{StatusCode, Version, header, request::Parts, uri::Authority};
 
 use super::{Page, text};
 
-/// Refuses requests that name another host than this one, or that come from a page of another host.
-pub(super) fn check(request: &Parts) -> Result<(), Page> {
+/// The refusal of a request that names another host than this one, or that comes from a page of another host.
+pub(super) fn refusal(request: &Parts) -> Option<Page> {
     let mut hosts = request.headers.get_all(header::HOST).iter();
     match hosts.next() {
         None if request.version == Version::HTTP_11 => {
-            return Err(text(StatusCode::BAD_REQUEST, "The Host header is missing."));
+            return Some(text(StatusCode::BAD_REQUEST, "The Host header is missing."));
         }
         None => {}
         Some(host) if host.to_str().is_ok_and(is_loopback) && hosts.next().is_none() => {}
-        Some(_) => return Err(forbidden("Host")),
+        Some(_) => return Some(forbidden("Host")),
     }
     if request
         .uri
         .authority()
         .is_some_and(|authority| !is_loopback(authority.as_str()))
     {
-        return Err(forbidden("Host"));
+        return Some(forbidden("Host"));
     }
     for origin in request.headers.get_all(header::ORIGIN) {
         let host = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
         if !host.is_some_and(|(_, host)| is_loopback(host)) {
-            return Err(forbidden("Origin"));
+            return Some(forbidden("Origin"));
         }
     }
-    Ok(())
+    None
 }
 
 fn forbidden(header: &str) -> Page {

@@ -76,10 +76,7 @@ async fn answer(request: Request<Incoming>, role: Role, state: &AdminState, heal
     }
     let (request, _) = request.into_parts();
     if role == Role::Admin {
-        return match host::check(&request) {
-            Ok(()) => pages::answer(&request, state),
-            Err(refusal) => refusal,
-        };
+        return host::refusal(&request).unwrap_or_else(|| pages::answer(&request, state));
     }
     if !matches!(request.method, Method::GET | Method::HEAD) {
         return not_allowed("GET, HEAD", "These pages are only read: use GET.");
