@@ -51,6 +51,11 @@ fn address(ip: &str, port: u16) -> Value {
     json!({ "socket_address": { "address": ip, "port_value": port } })
 }
 
+/// Every address of the pod, of both families.
+fn any_address(port: u16) -> Value {
+    json!({ "socket_address": { "address": "::", "port_value": port, "ipv4_compat": true } })
+}
+
 fn clusters(settings: &Settings, probes: &ProbeListeners) -> Vec<Value> {
     let mut ports: Vec<u16> = probes.listeners.iter().flat_map(ProbeListener::ports).collect();
     ports.sort_unstable();
@@ -140,7 +145,7 @@ fn listener(probe: &ProbeListener) -> Value {
     });
     let mut listener = json!({
         "name": format!("{name}-probe"),
-        "address": address("0.0.0.0", probe.kind.port()),
+        "address": any_address(probe.kind.port()),
         "default_filter_chain": { "name": "http", "filters": [http] },
     });
     if let Some(port) = probe.https {

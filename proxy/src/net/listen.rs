@@ -1,6 +1,10 @@
 //! Listening sockets, and what is set on every accepted one.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
@@ -12,11 +16,25 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Bytes not acknowledged for this long end the connection.
 const USER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Binds a listening socket. An IPv6 wildcard takes IPv4 as well.
+/// Binds a listening socket. An IPv6 wildcard takes IPv4 as well, and only IPv4 where the kernel has no IPv6.
 ///
 /// # Errors
 /// When the address is taken, not ours, or not allowed.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    match bind_to(address) {
+        Err(error) if address.is_ipv6() && address.ip().is_unspecified() && !is_taken(&error) => {
+            bind_to((Ipv4Addr::UNSPECIFIED, address.port()).into())
+        }
+        outcome => outcome,
+    }
+}
+
+/// Whether the address is there, but not for us: another family would not help.
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied)
+}
+
+fn bind_to(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {

@@ -1,7 +1,5 @@
 //! What a pod serves: its inbound listener and the routes of its HTTP ports.
 
-use std::net::{Ipv4Addr, SocketAddr};
-
 use weir_xds::{
     envoy::{
         config::{
@@ -42,10 +40,7 @@ pub(super) fn listener(pod: &Pod, mesh: &MeshSettings, refusal: Refusal) -> List
     }
     Listener {
         name: super::super::names::INBOUND.to_owned(),
-        address: Some(parts::socket_address(SocketAddr::new(
-            Ipv4Addr::UNSPECIFIED.into(),
-            PORT,
-        ))),
+        address: Some(parts::any_address(PORT)),
         filter_chains: chains,
         listener_filters: [Look::OriginalDst, Look::Tls].map(parts::listener_filter).into(),
         listener_filters_timeout: Some(parts::seconds(parts::CLIENT_FIRST_TIMEOUT_S)),

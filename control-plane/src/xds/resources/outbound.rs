@@ -1,6 +1,6 @@
 //! What clients use: the outbound listener, one listener per service address, the routes of a service.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use weir_xds::envoy::config::{
     core::v3::TrafficDirection,
@@ -33,10 +33,7 @@ pub(super) fn entry(mesh: &MeshSettings, refusal: Refusal) -> Listener {
     };
     Listener {
         name: OUTBOUND.to_owned(),
-        address: Some(parts::socket_address(SocketAddr::new(
-            Ipv4Addr::UNSPECIFIED.into(),
-            PORT,
-        ))),
+        address: Some(parts::any_address(PORT)),
         listener_filters: vec![parts::listener_filter(Look::OriginalDst)],
         traffic_direction: TrafficDirection::Outbound.into(),
         default_filter_chain: passthrough

@@ -1,6 +1,9 @@
 //! The pieces that several resources share.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv6Addr, SocketAddr},
+};
 
 use prost_types::{Any, Duration, Struct, Value, value::Kind};
 use weir_xds::{
@@ -71,6 +74,18 @@ pub(super) fn protocol_name(protocol: Protocol) -> &'static str {
         Protocol::Tcp => "tcp",
         Protocol::TcpServerFirst => "tcp-server-first",
         Protocol::Undeclared => "undeclared",
+    }
+}
+
+/// Every address of the pod, of both families.
+pub(super) fn any_address(port: u16) -> Address {
+    Address {
+        address: Some(address::Address::SocketAddress(SocketAddress {
+            address: Ipv6Addr::UNSPECIFIED.to_string(),
+            port_specifier: Some(PortSpecifier::PortValue(u32::from(port))),
+            ipv4_compat: true,
+            ..SocketAddress::default()
+        })),
     }
 }
 
@@ -207,6 +222,8 @@ pub(super) fn http(stat_prefix: &str, routes: String, authorized: bool) -> Filte
                 upgrade_type: "websocket".to_owned(),
                 enabled: None,
             }],
+            // A gRPC stream or a WebSocket may be silent for long; the default would end it after five minutes.
+            stream_idle_timeout: Some(seconds(0)),
             ..HttpConnectionManager::default()
         },
     )

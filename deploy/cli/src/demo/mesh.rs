@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, ensure};
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
+use weir_controller::injector::PROXY_CONTAINER;
 use weir_testbed::{Capture, Sandbox};
 
 use super::scrape::Scrape;
@@ -21,8 +22,9 @@ const START: Duration = Duration::from_secs(60);
 const RESTART: Duration = Duration::from_secs(30);
 /// At most this much is recorded, in bytes.
 const CAPTURED: usize = 64 << 20;
-/// Lines of the controller's log that are shown with a failure.
-const LOG_LINES: usize = 20;
+/// Lines of a log that are shown with a failure.
+const CONTROLLER_LINES: usize = 12;
+const SIDECAR_LINES: usize = 6;
 
 /// A part of the bookstore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,9 +79,13 @@ impl Mesh {
             local,
             manifests: manifests.to_owned(),
         };
-        let ready = mesh.local.ready(START).await;
-        ready.with_context(|| format!("the bookstore does not come up\n{}", mesh.evidence()))?;
-        Ok(mesh)
+        match mesh.local.ready(START).await {
+            Ok(()) => Ok(mesh),
+            Err(error) => Err(error.context(format!(
+                "the bookstore does not come up\n{}",
+                mesh.evidence().await
+            ))),
+        }
     }
 
     /// Directory of the manifests.
@@ -137,18 +143,37 @@ impl Mesh {
         self.local.restart_controller(RESTART).await
     }
 
-    /// The end of the controller's log.
-    pub(crate) fn evidence(&self) -> String {
+    /// What may explain a failure: what customers saw, and the end of every log of the mesh.
+    pub(crate) async fn evidence(&self) -> String {
+        let mut text = String::new();
+        for app in [App::Bookbuyer, App::Bookthief] {
+            let reply = self.local.get_local(app.selector(), 14001, "/raw").await;
+            let seen = reply.map_or_else(|error| format!("{error:#}"), |reply| reply.body);
+            text.push_str(&format!("{app}: {seen}\n"));
+        }
+        for pod in self.local.meshed() {
+            let selector = format!("{}/{}", pod.namespace, pod.name);
+            let log = self
+                .local
+                .testbed()
+                .logs(&selector, PROXY_CONTAINER)
+                .unwrap_or_default();
+            text.push_str(&format!(
+                "\nsidecar of {selector}:\n{}\n",
+                last(&log, SIDECAR_LINES)
+            ));
+        }
         let log = self.local.controller_log();
-        let lines: Vec<&str> = log.lines().collect();
-        format!(
-            "the controller's last words:\n{}",
-            lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
-        )
+        text + &format!("\ncontroller:\n{}", last(&log, CONTROLLER_LINES))
     }
 
     /// Ends every pod.
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
         self.local.stop().await
     }
+}
+
+fn last(log: &str, lines: usize) -> String {
+    let all: Vec<&str> = log.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
 }

@@ -102,7 +102,7 @@ async fn play(
         failed |= outcome.is_err();
         console.phase_ended(index, phase, &outcome, begun.elapsed());
         if outcome.is_err() {
-            console.evidence(&mesh.evidence());
+            console.evidence(&mesh.evidence().await);
             break;
         }
     }
