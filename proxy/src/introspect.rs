@@ -17,7 +17,7 @@ use crate::{
     context::Context,
     drain::Stage,
     identity,
-    model::{Listener, Secret},
+    model::{Listener, Secret, Workload},
     net::Dialer,
     upstream::{Endpoint, Readiness, Upstream},
     xds::{self, Watched},
@@ -198,6 +198,6 @@ fn endpoint(endpoint: &Endpoint) -> EndpointView {
         tls: endpoint.tls().is_some(),
         weight: endpoint.weight(),
         in_flight: endpoint.in_flight(),
-        pod: Some((workload.namespace.clone(), workload.pod.clone())),
+        pod: (**workload != Workload::default()).then(|| (workload.namespace.clone(), workload.pod.clone())),
     }
 }

@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     match serve(config, logging) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(error = format!("{error:#}"), "stopped");
+            tracing::error!(%error, "stopped");
             ExitCode::FAILURE
         }
     }

@@ -121,9 +121,7 @@ pub enum Role {
 
 /// Why a page server could not be started.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "cannot listen on {address} for {what}: {source}; is another process using the port? {setting} names another address"
-)]
+#[error("cannot listen on {address} for {what}: {reason}; {}", self.hint())]
 pub struct BindError {
     /// The address.
     pub address: SocketAddr,
@@ -132,8 +130,22 @@ pub struct BindError {
     /// What sets the address.
     setting: &'static str,
     /// The system's answer.
-    #[source]
-    source: io::Error,
+    reason: io::Error,
+}
+
+impl BindError {
+    fn hint(&self) -> String {
+        let setting = self.setting;
+        match self.reason.kind() {
+            io::ErrorKind::AddrInUse => {
+                format!("another process uses the port: stop it, or give another address with {setting}")
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                format!("this host has no such address: give one that it has with {setting}")
+            }
+            _ => format!("give another address with {setting}"),
+        }
+    }
 }
 
 impl Role {
@@ -154,11 +166,11 @@ impl Role {
     /// When the address cannot be bound.
     pub fn serve(self, address: SocketAddr, state: &Arc<AdminState>) -> Result<SocketAddr, BindError> {
         let (what, setting) = self.words();
-        let failed = |source| BindError {
+        let failed = |reason| BindError {
             address,
             what,
             setting,
-            source,
+            reason,
         };
         let socket = bind(address).map_err(failed)?;
         let bound = socket.local_addr().map_err(failed)?;

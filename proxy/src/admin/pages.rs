@@ -81,7 +81,7 @@ fn index() -> Page {
 }
 
 fn change(path: &str, state: &AdminState) -> Page {
-    tracing::info!(path, "asked for by the admin page");
+    tracing::info!(path, "a change was asked for at the admin address");
     if path == "/drain_listeners" {
         (state.drain)();
         text(StatusCode::OK, "OK: inbound listeners take no new connections.")
@@ -108,6 +108,7 @@ fn log_level(request: &Parts, reading: bool, state: &AdminState) -> Page {
         };
         let changed = logging::parse(wanted).map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()));
         let changed = changed.and_then(|level| {
+            tracing::info!(%level, "the log level changes");
             logging
                 .change(level)
                 .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error))

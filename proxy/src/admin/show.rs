@@ -166,7 +166,9 @@ fn certificate(der: &CertificateDer<'_>, now: SystemTime) -> Value {
 }
 
 fn rfc3339(at: SystemTime) -> String {
-    Timestamp::from(at).to_string()
+    let mut at = Timestamp::from(at);
+    at.nanos -= at.nanos % 1_000_000;
+    at.to_string()
 }
 
 fn rfc3339_seconds(seconds: i64) -> String {

@@ -86,7 +86,7 @@ fn failures_in_a_row_eject_for_longer_each_time() {
         ejected: 0,
     };
     let mut record = Ejection::default();
-    let mut fail = |record: &mut Ejection, at| (0..3).any(|_| record.record(true, limits, &settings, at));
+    let fail = |record: &mut Ejection, at| (0..3).any(|_| record.record(true, limits, &settings, at));
     record.record(true, limits, &settings, start);
     record.record(false, limits, &settings, start);
     record.record(true, limits, &settings, start);

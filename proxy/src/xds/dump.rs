@@ -1,11 +1,12 @@
-//! What the store holds, for people: one entry per resource, and its message as protobuf JSON.
+//! What the store holds, for people: one entry per resource, and its message as protobuf JSON with the
+//! field names of the contract.
 
 use std::{
     sync::{Arc, OnceLock},
     time::SystemTime,
 };
 
-use prost_reflect::{DescriptorPool, DynamicMessage};
+use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use prost_types::Any;
 use serde_json::{Value, json};
 use weir_xds::ResourceType;
@@ -97,7 +98,12 @@ fn message_to_json(message: &Any, pool: Option<&DescriptorPool>) -> Value {
     let decoded = pool
         .and_then(|pool| pool.get_message_by_name(message.type_url.rsplit('/').next()?))
         .and_then(|descriptor| DynamicMessage::decode(descriptor, message.value.as_slice()).ok())
-        .and_then(|decoded| serde_json::to_value(&decoded).ok());
+        .and_then(|decoded| {
+            let options = SerializeOptions::new().use_proto_field_name(true);
+            decoded
+                .serialize_with_options(serde_json::value::Serializer, &options)
+                .ok()
+        });
     match decoded {
         Some(mut value) => {
             redact(&mut value);

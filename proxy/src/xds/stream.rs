@@ -232,12 +232,16 @@ fn describe(status: &tonic::Status) -> String {
     format!("the stream failed: {:?}: {}", status.code(), status.message())
 }
 
+/// The error with its causes, but for those that its text already tells.
 fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let told = error.to_string();
+        if !text.contains(&told) {
+            text.push_str(": ");
+            text.push_str(&told);
+        }
         cause = error.source();
     }
     text
