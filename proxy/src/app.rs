@@ -82,12 +82,14 @@ impl App {
         let dialer = Dialer {
             mark: config.socket_mark,
         };
-        let upstreams = Upstreams::new(store.clone(), tls.clone(), Connector::new(dialer));
+        let telemetry = Telemetry::new(config.workload.clone());
+        let connector = Connector::new(dialer, telemetry.handshakes.clone());
+        let upstreams = Upstreams::new(store.clone(), tls.clone(), connector, telemetry.requests.clone());
         let context = Arc::new(Context {
             store,
             upstreams,
             tls,
-            telemetry: Telemetry::new(config.workload.clone()),
+            telemetry,
             drain: Drain::default(),
             detect_timeout: config.detect_timeout,
             pod_ips: config.pod_ips.clone(),
@@ -117,6 +119,11 @@ impl App {
     /// What the proxy knows of every resource.
     pub fn store(&self) -> Store {
         self.context.store.clone()
+    }
+
+    /// What is counted.
+    pub fn telemetry(&self) -> Telemetry {
+        self.context.telemetry.clone()
     }
 
     /// The shutdown, to be begun from elsewhere.
@@ -320,6 +327,7 @@ impl Accepting {
             self.handle(stream, source, destination).await
         };
         if let Err(reason) = result {
+            self.context.telemetry.connections.denied(self.direction, reason);
             tracing::debug!(%source, %destination, %reason, "a connection was closed");
         }
     }

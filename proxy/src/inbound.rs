@@ -10,11 +10,13 @@ use crate::{
     chain::{self, Facts},
     context::Context,
     http::{Session, serve},
-    model::Inspect,
+    model::{Direction, Inspect},
     net::{self, Io, Replay},
     peek::peek,
     reason::Reason,
     tcp::Opaque,
+    telemetry::Protocol,
+    tls::{PeerIdentity, ServerSide},
 };
 
 /// How long a TLS handshake with a client may take.
@@ -35,10 +37,12 @@ pub async fn handle(
         net::reset(&stream);
         return Err(Reason::NoFilterChain);
     };
+    let direction = resolved.listener.direction;
     let inspect = &resolved.listener.inspect;
     let mut client = Replay::new(stream);
     let detected = if inspects(inspect, &resolved.listener.chains) {
-        Some(peek(&mut client, inspect, context.detect_timeout).await?)
+        let connections = &context.telemetry.connections;
+        Some(peek(&mut client, inspect, context.detect_timeout, connections).await?)
     } else {
         None
     };
@@ -51,13 +55,7 @@ pub async fn handle(
 
     let (client, peer) = match &chain.tls {
         None => (Io::Plain(client), None),
-        Some(tls) => match tls.accept(client, HANDSHAKE).await {
-            Ok(accepted) => (Io::Terminated(Box::new(accepted.stream)), accepted.peer),
-            Err(error) => {
-                tracing::info!(%source, %destination, %error, "the TLS handshake with a client failed");
-                return Err(Reason::TlsHandshake);
-            }
-        },
+        Some(tls) => terminate(context, tls, client, direction, &facts).await?,
     };
 
     if let Err(denied) = admit(&chain.model, &facts, peer.as_deref()) {
@@ -65,6 +63,16 @@ pub async fn handle(
         net::reset(client.socket());
         return Err(denied.reason);
     }
+
+    let protocol = match &chain.terminal {
+        Terminal::Tcp(..) => Protocol::Tcp,
+        Terminal::Http(_) => Protocol::Http,
+    };
+    let open = context
+        .telemetry
+        .connections
+        .open(direction, protocol, chain.tls.is_some());
+    let client = open.meter(client);
 
     match &chain.terminal {
         Terminal::Tcp(tcp, targets) => {
@@ -94,6 +102,31 @@ pub async fn handle(
                 tracing::debug!(%source, %destination, %error, "an HTTP connection ended");
             }
             Ok(())
+        }
+    }
+}
+
+/// Does the TLS handshake; the client's identity comes with it.
+async fn terminate(
+    context: &Context,
+    tls: &ServerSide,
+    client: Replay,
+    direction: Direction,
+    facts: &Facts,
+) -> Result<(Io, Option<Arc<PeerIdentity>>), Reason> {
+    let handshakes = &context.telemetry.handshakes;
+    match tls.accept(client, HANDSHAKE).await {
+        Ok(accepted) => {
+            handshakes.done(direction, Ok(()));
+            Ok((Io::Terminated(Box::new(accepted.stream)), accepted.peer))
+        }
+        Err(error) => {
+            handshakes.done(direction, Err(error.failure()));
+            tracing::info!(
+                source = %facts.source, destination = %facts.destination, %error,
+                "the TLS handshake with a client failed"
+            );
+            Err(Reason::TlsHandshake)
         }
     }
 }

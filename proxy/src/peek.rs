@@ -9,6 +9,7 @@ use crate::{
     model::Inspect,
     net::{Replay, reset},
     reason::Reason,
+    telemetry::Connections,
 };
 
 /// How long bytes are waited for where going on without them is no choice.
@@ -19,7 +20,12 @@ const HELLO: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// With the reason when the connection ends here.
-pub async fn peek(client: &mut Replay, inspect: &Inspect, default: Duration) -> Result<Detected, Reason> {
+pub async fn peek(
+    client: &mut Replay,
+    inspect: &Inspect,
+    default: Duration,
+    connections: &Connections,
+) -> Result<Detected, Reason> {
     let limit = inspect.timeout.unwrap_or(if inspect.continue_on_timeout {
         default
     } else {
@@ -39,9 +45,14 @@ pub async fn peek(client: &mut Replay, inspect: &Inspect, default: Duration) -> 
         }
     };
     if let Ok(detected) = timeout(limit, looking).await {
+        if let Ok(detected) = &detected {
+            connections.detected(detected);
+        }
         return detected;
     }
+    connections.detect_timeout();
     if inspect.continue_on_timeout {
+        connections.detected(&Detected::Opaque);
         Ok(Detected::Opaque)
     } else {
         reset(client.stream());

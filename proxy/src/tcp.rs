@@ -10,6 +10,7 @@ use crate::{
     model::Tcp,
     net::{self, Copied, Io},
     reason::Reason,
+    telemetry::Metered,
     tls::PeerIdentity,
     upstream::Purpose,
 };
@@ -28,12 +29,12 @@ pub struct Opaque<'a> {
 
 impl Opaque<'_> {
     /// Connects to an endpoint and copies until both sides are done, or until a changed policy forbids it.
-    pub async fn forward(&self, mut client: Io, tcp: &Tcp, targets: &Targets) -> (Reason, Copied) {
+    pub async fn forward(&self, mut client: Metered<Io>, tcp: &Tcp, targets: &Targets) -> (Reason, Copied) {
         let mut copied = Copied::default();
         let mut endpoint = match self.connect(targets).await {
             Ok(endpoint) => endpoint,
             Err(reason) => {
-                net::reset(client.socket());
+                net::reset(client.stream().socket());
                 return (reason, copied);
             }
         };
@@ -43,13 +44,13 @@ impl Opaque<'_> {
                 Ok(()) => Reason::Closed,
                 Err(error) => {
                     tracing::debug!(%error, client = %self.facts.source, "a connection broke");
-                    net::reset(client.socket());
+                    net::reset(client.stream().socket());
                     net::reset(endpoint.socket());
                     Reason::UpstreamReset
                 }
             },
             () = self.revoked() => {
-                net::reset(client.socket());
+                net::reset(client.stream().socket());
                 net::reset(endpoint.socket());
                 Reason::PolicyRevoked
             }

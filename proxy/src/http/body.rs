@@ -10,10 +10,10 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::upstream::Lease;
+use crate::{telemetry::Measured, upstream::Lease};
 
 /// A body. Frames pass through as they come: nothing is collected, trailers included.
-pub struct Body(Kind);
+pub struct Body(Kind, Option<Measured>);
 
 enum Kind {
     Full(Option<Bytes>),
@@ -37,24 +37,28 @@ pub enum BodyError {
 }
 
 impl Body {
+    fn of(kind: Kind) -> Self {
+        Self(kind, None)
+    }
+
     /// Nothing.
     pub fn empty() -> Self {
-        Self(Kind::Full(None))
+        Self::of(Kind::Full(None))
     }
 
     /// These bytes.
     pub fn full(bytes: impl Into<Bytes>) -> Self {
-        Self(Kind::Full(Some(bytes.into()).filter(|bytes| !bytes.is_empty())))
+        Self::of(Kind::Full(Some(bytes.into()).filter(|bytes| !bytes.is_empty())))
     }
 
     /// What comes over a connection.
     pub fn incoming(incoming: Incoming) -> Self {
-        Self(Kind::Incoming(incoming))
+        Self::of(Kind::Incoming(incoming))
     }
 
     /// What comes over a pooled connection, which is given back at the end.
     pub fn leased(incoming: Incoming, lease: Lease) -> Self {
-        Self(Kind::Leased {
+        Self::of(Kind::Leased {
             incoming,
             lease: Some(lease),
             deadline: None,
@@ -67,6 +71,11 @@ impl Body {
             *deadline = Some(Box::pin(sleep_until(at)));
         }
         self
+    }
+
+    /// Holds the measurement of its request, which ends with the body.
+    pub fn measure(&mut self, measured: Measured) {
+        self.1 = Some(measured);
     }
 
     /// Takes what the body holds of its connection; whoever has it now ends it.

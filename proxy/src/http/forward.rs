@@ -16,6 +16,7 @@ use crate::{
     policy,
     reason::Reason,
     route::{self, Matched},
+    telemetry::Measured,
     upstream::{Endpoint, SendError, Upstream},
 };
 
@@ -23,7 +24,11 @@ use crate::{
 ///
 /// # Errors
 /// With what the client is to be told when it is refused or there is no response.
-pub(super) async fn answer(session: &Session, mut request: Request<Body>) -> Result<Response<Body>, Refusal> {
+pub(super) async fn answer(
+    session: &Session,
+    mut request: Request<Body>,
+    measured: &mut Option<Measured>,
+) -> Result<Response<Body>, Refusal> {
     let chain = session.chain().map_err(closed)?;
     let Terminal::Http(http) = &chain.terminal else {
         return Err(closed(Reason::NoFilterChain));
@@ -53,22 +58,34 @@ pub(super) async fn answer(session: &Session, mut request: Request<Body>) -> Res
     matched.change_request(request.headers_mut());
     headers::retarget(&mut request, rewritten, destination.host_rewrite.as_ref());
     let upstream = target(http, &matched)?;
-    let mut response = send(session, upstream, destination, request, wanted.is_some()).await?;
+    let endpoint = upstream
+        .pick(session.facts.destination)
+        .map_err(|reason| unavailable(reason, upstream))?;
+    if let Some(measured) = measured {
+        measured.sent_to(endpoint.requests());
+    }
+    let mut response = send(
+        session,
+        upstream,
+        endpoint,
+        destination,
+        request,
+        wanted.is_some(),
+    )
+    .await?;
     matched.change_response(response.headers_mut());
     Ok(response)
 }
 
-/// Sends the request to one endpoint of the cluster, within the route's timeout.
+/// Sends the request to an endpoint of the cluster, within the route's timeout.
 async fn send(
     session: &Session,
-    upstream: &Arc<Upstream>,
+    upstream: &Upstream,
+    endpoint: Arc<Endpoint>,
     destination: &Destination,
     mut request: Request<Body>,
     upgrading: bool,
 ) -> Result<Response<Body>, Refusal> {
-    let endpoint = upstream
-        .pick(session.facts.destination)
-        .map_err(|reason| unavailable(reason, upstream))?;
     let http2 = match endpoint.cluster().protocol {
         AppProtocol::Downstream => request.version() == Version::HTTP_2,
         AppProtocol::Http1 => false,

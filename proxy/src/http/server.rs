@@ -28,6 +28,7 @@ use crate::{
     model::{Codec, Direction},
     net::{Io, Replay},
     reason::Reason,
+    telemetry::{Measured, Metered},
     tls::PeerIdentity,
 };
 
@@ -113,7 +114,7 @@ impl Session {
 ///
 /// # Errors
 /// When the connection breaks or is not HTTP.
-pub async fn serve(io: Io, session: Arc<Session>, codec: Codec) -> Result<(), ServeError> {
+pub async fn serve(io: Metered<Io>, session: Arc<Session>, codec: Codec) -> Result<(), ServeError> {
     let mut io = Replay::new(io);
     let http2 = match codec {
         Codec::Auto => starts_http2(&mut io).await?,
@@ -160,7 +161,7 @@ async fn finish<C: Future>(
 }
 
 /// Whether the client begins with the HTTP/2 preface; one byte tells, unless it is a `P`.
-async fn starts_http2(io: &mut Replay<Io>) -> io::Result<bool> {
+async fn starts_http2(io: &mut Replay<Metered<Io>>) -> io::Result<bool> {
     loop {
         let seen = io.seen();
         let common = seen.len().min(PREFACE.len());
@@ -203,7 +204,9 @@ fn http2_builder() -> http2::Builder<TokioExecutor> {
 async fn respond(session: Arc<Session>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let grpc = rescue::is_grpc(request.headers());
     let http2 = request.version() == Version::HTTP_2;
-    let answered = forward::answer(&session, request.map(Body::incoming)).await;
+    let telemetry = &session.context.telemetry;
+    let mut measured = (session.direction == Direction::Outbound).then(Measured::begin);
+    let answered = forward::answer(&session, request.map(Body::incoming), &mut measured).await;
     let mut response = match answered {
         Ok(response) => response,
         Err(refusal) => {
@@ -213,9 +216,18 @@ async fn respond(session: Arc<Session>, request: Request<Incoming>) -> Result<Re
                 destination = %session.facts.destination,
                 "{}", refusal.text
             );
-            rescue::respond(refusal, grpc, false)
+            let reason = refusal.reason;
+            let response = rescue::respond(refusal, grpc, false);
+            telemetry
+                .connections
+                .answered(session.direction, response.status(), reason);
+            response
         }
     };
+    if let Some(measured) = measured {
+        let measured = measured.answered(response.status(), &telemetry.requests);
+        response.body_mut().measure(measured);
+    }
     *response.version_mut() = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
     let stage = session.context.drain.stage();
     if !http2

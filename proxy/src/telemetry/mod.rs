@@ -14,7 +14,7 @@ use prometheus_client::{encoding::text::encode, metrics::info::Info, registry::R
 use tokio::sync::watch;
 
 pub use connections::{Connections, Metered, Open, Protocol};
-pub use requests::{DESTINATIONS, RequestMetrics, Requests};
+pub use requests::{DESTINATIONS, Measured, RequestMetrics, Requests};
 pub use tls::Handshakes;
 
 use crate::{identity, model::Workload, xds};

@@ -7,9 +7,10 @@ use std::{
         Arc, OnceLock, Weak,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use ::http::StatusCode;
 use parking_lot::Mutex;
 use prometheus_client::{
     collector::Collector,
@@ -166,6 +167,46 @@ impl RequestMetrics {
         }
         let sum = Duration::from_micros(self.microseconds.load(Ordering::Relaxed));
         (sum.as_secs_f64() * 1000.0, counts.iter().sum(), buckets)
+    }
+}
+
+/// One request under way, counted when this is dropped: with the end of its response, or when the client leaves.
+#[derive(Debug)]
+pub struct Measured {
+    metrics: Option<Arc<RequestMetrics>>,
+    started: Instant,
+    status: u16,
+}
+
+impl Measured {
+    /// A request that arrived just now.
+    pub fn begin() -> Self {
+        Self {
+            metrics: None,
+            started: Instant::now(),
+            status: 0,
+        }
+    }
+
+    /// It goes to this endpoint.
+    pub fn sent_to(&mut self, metrics: &Arc<RequestMetrics>) {
+        self.metrics = Some(metrics.clone());
+    }
+
+    /// It has its response; without an endpoint it counts as one to an unknown destination.
+    #[must_use]
+    pub fn answered(mut self, status: StatusCode, requests: &Requests) -> Self {
+        self.status = status.as_u16();
+        self.metrics.get_or_insert_with(|| requests.unknown());
+        self
+    }
+}
+
+impl Drop for Measured {
+    fn drop(&mut self) {
+        if let Some(metrics) = &self.metrics {
+            metrics.record(self.status, self.started.elapsed());
+        }
     }
 }
 

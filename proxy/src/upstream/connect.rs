@@ -6,8 +6,10 @@ use smallvec::SmallVec;
 
 use super::Endpoint;
 use crate::{
+    model::Direction,
     net::{DialError, Dialer, Io},
     reason::Reason,
+    telemetry::Handshakes,
     tls::{ClientSide, HandshakeError, Pin},
 };
 
@@ -51,15 +53,16 @@ impl ConnectError {
 }
 
 /// Opens connections to endpoints.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Connector {
     dialer: Dialer,
+    handshakes: Handshakes,
 }
 
 impl Connector {
-    /// With the socket options of `dialer`.
-    pub fn new(dialer: Dialer) -> Self {
-        Self { dialer }
+    /// With the socket options of `dialer`; handshakes are counted.
+    pub fn new(dialer: Dialer, handshakes: Handshakes) -> Self {
+        Self { dialer, handshakes }
     }
 
     /// Connects within the cluster's connect timeout, which bounds the TCP connect and the TLS handshake each.
@@ -98,7 +101,10 @@ impl Connector {
         let pin = endpoint
             .principal()
             .map_or(Pin::Cluster, |principal| Pin::Principal(principal));
-        match tls.connect(stream, pin, alpn, limit).await {
+        let connected = tls.connect(stream, pin, alpn, limit).await;
+        let result = connected.as_ref().map(|_| ()).map_err(HandshakeError::failure);
+        self.handshakes.done(Direction::Outbound, result);
+        match connected {
             Ok(originated) => Ok(Io::Originated(Box::new(originated.stream))),
             Err(source) => Err(ConnectError::Tls { address, source }),
         }

@@ -12,6 +12,7 @@ use super::pool::Pool;
 use crate::{
     balance::{self, Load},
     model::{self, Cluster, Workload},
+    telemetry::RequestMetrics,
     tls::ClientSide,
 };
 
@@ -21,16 +22,23 @@ pub struct Endpoint {
     cluster: Arc<Cluster>,
     tls: Option<Arc<ClientSide>>,
     in_flight: AtomicU32,
+    requests: Arc<RequestMetrics>,
     pub(super) pool: Pool,
 }
 
 impl Endpoint {
-    pub(super) fn new(model: model::Endpoint, cluster: &Arc<Cluster>, tls: Option<Arc<ClientSide>>) -> Self {
+    pub(super) fn new(
+        model: model::Endpoint,
+        cluster: &Arc<Cluster>,
+        tls: Option<Arc<ClientSide>>,
+        requests: Arc<RequestMetrics>,
+    ) -> Self {
         Self {
             model,
             tls,
             cluster: cluster.clone(),
             in_flight: AtomicU32::new(0),
+            requests,
             pool: Pool::default(),
         }
     }
@@ -40,6 +48,7 @@ impl Endpoint {
         address: SocketAddr,
         cluster: &Arc<Cluster>,
         tls: Option<Arc<ClientSide>>,
+        requests: Arc<RequestMetrics>,
     ) -> Self {
         let model = model::Endpoint {
             address,
@@ -47,7 +56,7 @@ impl Endpoint {
             principal: None,
             workload: Arc::default(),
         };
-        Self::new(model, cluster, tls)
+        Self::new(model, cluster, tls, requests)
     }
 
     /// Whether this is what the configuration now says, so that its connections can be kept.
@@ -77,6 +86,11 @@ impl Endpoint {
     /// The pod behind it.
     pub fn workload(&self) -> &Arc<Workload> {
         &self.model.workload
+    }
+
+    /// Where requests to it are counted.
+    pub fn requests(&self) -> &Arc<RequestMetrics> {
+        &self.requests
     }
 
     /// Its relative weight.

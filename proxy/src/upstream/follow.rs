@@ -181,8 +181,10 @@ impl Upstream {
             .iter()
             .map(|endpoint| {
                 let kept = old.endpoints.iter().find(|old| old.is(endpoint, cluster));
-                kept.cloned()
-                    .unwrap_or_else(|| Arc::new(Endpoint::new(endpoint.clone(), cluster, tls.clone())))
+                kept.cloned().unwrap_or_else(|| {
+                    let requests = self.requests.to(&endpoint.workload);
+                    Arc::new(Endpoint::new(endpoint.clone(), cluster, tls.clone(), requests))
+                })
             })
             .collect();
         self.now.store(Arc::new(Now {

@@ -23,6 +23,7 @@ pub use pool::{Lease, SendError};
 use crate::{
     model::{Cluster, Discovery},
     reason::Reason,
+    telemetry::Requests,
     tls::{ClientSide, Tls},
     xds::Store,
 };
@@ -48,6 +49,7 @@ pub struct Upstream {
     readiness: watch::Sender<Readiness>,
     follower: Mutex<Option<AbortHandle>>,
     originals: Mutex<HashMap<SocketAddr, Arc<Endpoint>>>,
+    requests: Requests,
 }
 
 /// A cluster and its endpoints at a time.
@@ -102,7 +104,10 @@ impl Upstream {
         }
         originals
             .entry(address)
-            .or_insert_with(|| Arc::new(Endpoint::original(address, cluster, tls.clone())))
+            .or_insert_with(|| {
+                let requests = self.requests.unknown();
+                Arc::new(Endpoint::original(address, cluster, tls.clone(), requests))
+            })
             .clone()
     }
 }
@@ -124,16 +129,18 @@ pub struct Upstreams {
     store: Store,
     tls: Arc<Tls>,
     connector: Connector,
+    requests: Requests,
     known: Arc<Mutex<HashMap<Arc<str>, Weak<Upstream>>>>,
 }
 
 impl Upstreams {
-    /// None in use yet; clusters come from `store`.
-    pub fn new(store: Store, tls: Arc<Tls>, connector: Connector) -> Self {
+    /// None in use yet; clusters come from `store`, and what is sent to them is counted in `requests`.
+    pub fn new(store: Store, tls: Arc<Tls>, connector: Connector, requests: Requests) -> Self {
         Self {
             store,
             tls,
             connector,
+            requests,
             known: Arc::default(),
         }
     }
@@ -166,6 +173,7 @@ impl Upstreams {
             readiness: watch::Sender::new(Readiness::Pending),
             follower: Mutex::default(),
             originals: Mutex::default(),
+            requests: self.requests.clone(),
         });
         let follower = tokio::spawn(follow::follow(
             Arc::downgrade(&upstream),

@@ -14,7 +14,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::timeout,
 };
-use weir_proxy::{app::App, config::Args, drain::Drain, xds::Store};
+use weir_proxy::{app::App, config::Args, drain::Drain, telemetry::Telemetry, xds::Store};
 
 /// Nothing here takes longer unless it is broken.
 pub const LIMIT: Duration = Duration::from_secs(10);
@@ -30,6 +30,7 @@ pub struct Pair {
     pub inbound: SocketAddr,
     pub drain: Drain,
     pub store: Store,
+    pub telemetry: Telemetry,
     pub application: TcpListener,
 }
 
@@ -135,6 +136,7 @@ impl Pair {
             inbound: local(inbound),
             drain: app.drain(),
             store: app.store(),
+            telemetry: app.telemetry(),
             application,
         }
     }
