@@ -12,7 +12,8 @@
 //!
 //! State reaches connections as immutable snapshots of [`model`]; decisions are pure functions; `http::rescue`
 //! is the only writer of responses that the proxy makes itself, and each carries a reason that is also the
-//! metric label (`telemetry`).
+//! metric label (`telemetry`). Probes, Prometheus and people are answered by [`admin`], which sees the rest
+//! through [`introspect`].
 
 pub mod admin;
 pub mod admit;
