@@ -381,6 +381,19 @@ mod tests {
     }
 
     #[test]
+    fn a_client_that_leaves_is_counted_without_a_status() {
+        let requests = Requests::new(buyer());
+        let pair = requests.to(&pod("a"));
+        let mut measured = Measured::begin();
+        measured.sent_to(&pair);
+        drop(measured);
+        drop(Measured::begin());
+        drop(Measured::begin().answered(StatusCode::NOT_FOUND, &requests));
+        assert_eq!(pair.codes().collect::<Vec<_>>(), [(0, 1)]);
+        assert_eq!(requests.unknown().codes().collect::<Vec<_>>(), [(404, 1)]);
+    }
+
+    #[test]
     fn any_status_is_counted() {
         let requests = Requests::new(buyer());
         for status in [0, 100, 599, 999, u16::MAX] {
