@@ -13,6 +13,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command};
 
 use nix::errno::Errno;
@@ -21,8 +22,9 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, geteuid, sethostname};
+use nix::unistd::{Pid, geteuid, mkdir, sethostname};
 
 mod errors;
 mod idmap;
@@ -31,6 +33,7 @@ pub use errors::EnterError;
 
 /// Environment variable that marks the program proper; its value tells which user ids exist.
 const INSIDE: &str = "WEIR_SANDBOX";
+const SCRATCH: &str = "/run/weir";
 const MAPPER: &str = "weir-sandbox-map";
 const INIT: &str = "weir-sandbox-init";
 /// `argv[0]` of a process that is to become a container.
@@ -77,6 +80,12 @@ impl Sandbox {
         let arg0 = std::env::args_os().next().unwrap_or_default();
         let stage = [MAPPER, INIT, CONTAINER].iter().any(|stage| arg0 == *stage);
         stage || std::env::var_os(INSIDE).is_some()
+    }
+
+    /// A directory in memory that only the sandbox sees: it is gone with it, however it ends.
+    #[must_use]
+    pub fn scratch(&self) -> &'static Path {
+        Path::new(SCRATCH)
     }
 
     /// Whether only one user id exists inside (no subordinate ids and not root). Containers that ask
@@ -137,6 +146,20 @@ fn run_init() -> Result<i32, EnterError> {
         none,
     )
     .map_err(EnterError::Proc)?;
+    mount(
+        Some("tmpfs"),
+        "/run",
+        Some("tmpfs"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        Some("mode=755"),
+    )
+    .and_then(|()| {
+        mkdir(
+            SCRATCH,
+            Mode::S_IRWXU | Mode::S_IRGRP | Mode::S_IXGRP | Mode::S_IROTH | Mode::S_IXOTH,
+        )
+    })
+    .map_err(|e| EnterError::step("mount a file system of its own on /run", e))?;
     sethostname("weir-node").map_err(|e| EnterError::step("set the host name", e))?;
     let mut args = std::env::args_os().skip(1);
     let name = args.next().unwrap_or_else(|| OsString::from("weir"));

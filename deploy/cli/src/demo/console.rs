@@ -115,6 +115,25 @@ impl Console {
         ));
     }
 
+    /// What the controller warned of; it stays above the table.
+    pub(crate) fn warnings(&mut self, warnings: &[String]) {
+        for warning in warnings {
+            if self.json {
+                self.line(&json!({ "event": "warning", "text": warning }).to_string());
+            } else {
+                self.erase();
+                self.line(&format!("{} {warning}\n", self.paint(RED, "!")));
+            }
+        }
+    }
+
+    fn erase(&mut self) {
+        if self.terminal && self.drawn > 0 {
+            print!("\x1b[{}A\x1b[J", self.drawn);
+        }
+        self.drawn = 0;
+    }
+
     /// The live table, drawn over the last one on a terminal.
     pub(crate) fn table(&mut self, edges: &[Edge]) {
         if self.json {
@@ -127,9 +146,7 @@ impl Console {
             return;
         }
         let text = table::render(edges);
-        if self.terminal && self.drawn > 0 {
-            print!("\x1b[{}A\x1b[J", self.drawn);
-        }
+        self.erase();
         self.drawn = text.lines().count();
         print!("{text}");
         let _ = stdout().flush();

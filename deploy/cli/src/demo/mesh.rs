@@ -5,6 +5,7 @@ use std::{
     fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -58,6 +59,8 @@ impl fmt::Display for App {
 pub(crate) struct Mesh {
     local: LocalMesh,
     manifests: PathBuf,
+    /// How much of the controller's log was told already, in bytes.
+    told: AtomicUsize,
 }
 
 impl Mesh {
@@ -78,6 +81,7 @@ impl Mesh {
         let mesh = Self {
             local,
             manifests: manifests.to_owned(),
+            told: AtomicUsize::new(0),
         };
         match mesh.local.ready(START).await {
             Ok(()) => Ok(mesh),
@@ -143,6 +147,14 @@ impl Mesh {
         self.local.restart_controller(RESTART).await
     }
 
+    /// What the controller has warned of since this was last asked.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let log = self.local.controller_log();
+        let complete = log.rfind('\n').map_or(0, |end| end + 1);
+        let told = self.told.swap(complete, Ordering::Relaxed).min(complete);
+        log[told..complete].lines().filter_map(warning).map(str::to_owned).collect()
+    }
+
     /// What may explain a failure: what customers saw, and the end of every log of the mesh.
     pub(crate) async fn evidence(&self) -> String {
         let mut text = String::new();
@@ -176,4 +188,10 @@ impl Mesh {
 fn last(log: &str, lines: usize) -> String {
     let all: Vec<&str> = log.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// The message of a warning or an error, without time and module.
+fn warning(line: &str) -> Option<&str> {
+    let (_, rest) = [" WARN ", " ERROR "].into_iter().find_map(|level| line.split_once(level))?;
+    Some(rest.split_once(": ").map_or(rest, |(_, message)| message))
 }

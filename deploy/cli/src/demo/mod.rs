@@ -35,7 +35,7 @@ pub struct Args {
     /// Print JSON, a line each, instead of text.
     #[arg(long)]
     json: bool,
-    /// Directory for the manifests, which are there to be edited [default: weir-demo; with --check a temporary one].
+    /// Directory for the manifests, which are there to be edited [default: weir-demo; with --check one that nobody sees].
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
@@ -55,10 +55,10 @@ pub fn prepare() -> anyhow::Result<()> {
 /// When the mesh does not come up.
 pub fn run(sandbox: Sandbox, args: &Args) -> anyhow::Result<ExitCode> {
     let programs = programs::locate()?;
-    let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
+    let scratch = sandbox.scratch();
     let directory = match &args.dir {
         Some(directory) => directory.clone(),
-        None if args.check => scratch.path().join("manifests"),
+        None if args.check => scratch.join("manifests"),
         None => env::current_dir()?.join("weir-demo"),
     };
     manifests::begin(&directory).with_context(|| format!("cannot write {}", directory.display()))?;
@@ -66,7 +66,7 @@ pub fn run(sandbox: Sandbox, args: &Args) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         tokio::select! {
-            outcome = play(sandbox, args, &programs, &directory, scratch.path()) => outcome,
+            outcome = play(sandbox, args, &programs, &directory, scratch) => outcome,
             outcome = stopped() => outcome,
         }
     })
@@ -122,10 +122,13 @@ async fn play(
 async fn watch(mesh: &Mesh, console: &mut Console) {
     let mut ticks = interval(console.refresh());
     let mut before = (mesh.scrape_all().await, Instant::now());
+    // What the phases brought about on purpose is no news.
+    mesh.warnings();
     ticks.tick().await;
     loop {
         ticks.tick().await;
         let after = (mesh.scrape_all().await, Instant::now());
+        console.warnings(&mesh.warnings());
         let seconds = (after.1 - before.1).as_secs_f64();
         console.table(&table::edges(
             &before.0,
