@@ -16,6 +16,7 @@ use tokio::{
 use crate::{
     model::Terminal as Filter,
     model::{FilterChain, Http, Listener, Route, RouteAction, RouteSource, RouteTable, Tcp, WeightedCluster},
+    route::{self, Turns},
     tls::{ServerSide, Tls},
     upstream::{Readiness, Upstream, Upstreams},
     xds::{State, Store, Watched},
@@ -65,40 +66,31 @@ fn address(route: &Arc<Route>) -> usize {
     Arc::as_ptr(route).addr()
 }
 
-/// Clusters by weight.
-#[derive(Clone)]
+/// Clusters by weight, taken in turns.
 pub struct Targets {
     clusters: Vec<(Arc<Upstream>, u32)>,
-    total: u64,
+    turns: Turns,
 }
 
 impl Targets {
     fn new(clusters: &[WeightedCluster], upstreams: &Upstreams) -> Self {
         Self {
-            total: clusters.iter().map(|cluster| u64::from(cluster.weight)).sum(),
             clusters: clusters
                 .iter()
                 .map(|cluster| (upstreams.get(&cluster.cluster), cluster.weight))
                 .collect(),
+            turns: Turns::starting_at(rand::random()),
         }
     }
 
-    /// One of them, by weight; `None` when all weigh nothing.
-    pub fn pick(&self) -> Option<&Arc<Upstream>> {
+    /// The one whose turn it is, each as often as its weight says; `None` when all weigh nothing.
+    pub fn next(&self) -> Option<&Arc<Upstream>> {
         if let [(only, weight)] = self.clusters.as_slice() {
             return (*weight > 0).then_some(only);
         }
-        if self.total == 0 {
-            return None;
-        }
-        let mut point = rand::random_range(0..self.total);
-        for (upstream, weight) in &self.clusters {
-            match point.checked_sub(u64::from(*weight)) {
-                None => return Some(upstream),
-                Some(rest) => point = rest,
-            }
-        }
-        None
+        let weights = self.clusters.iter().map(|(_, weight)| *weight);
+        let index = route::pick(weights, self.turns.next())?;
+        self.clusters.get(index).map(|(upstream, _)| upstream)
     }
 }
 

@@ -1,13 +1,17 @@
-//! Which route a request takes, which of its clusters gets it, and what the route changes in messages. Pure.
+//! Which route a request takes, which of its clusters gets it, and what the route changes in messages. Pure, but
+//! for the counter of [`Turns`].
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use http::{HeaderMap, Uri, uri};
 
 use crate::{
     model::{
         HeaderMutation, HeaderMutations, PathMatch, PathRewrite, QueryMatcher, Route, RouteAction,
-        RouteMatch, RouteTable, VirtualHost, WeightedCluster,
+        RouteMatch, RouteTable, VirtualHost,
     },
     policy::{Request, header_matches, starts_with, string_matches},
 };
@@ -148,10 +152,24 @@ pub fn pick(weights: impl Iterator<Item = u32> + Clone, random: u64) -> Option<u
     })
 }
 
-/// The cluster for one request.
-pub fn pick_cluster(clusters: &[WeightedCluster], random: u64) -> Option<&WeightedCluster> {
-    let index = pick(clusters.iter().map(|cluster| cluster.weight), random)?;
-    clusters.get(index)
+/// Numbers for [`pick`] that spread evenly instead of at random: of any run of picks each weight gets its share,
+/// give or take a few, where independent random numbers would be off by the square root of the run's length.
+#[derive(Debug)]
+pub struct Turns(AtomicU64);
+
+impl Turns {
+    /// 2^64 divided by the golden ratio: multiples of it, taken modulo 2^64, leave no gap much larger than another.
+    const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
+    /// Where the run begins; to be taken at random, so that many proxies do not begin with the same cluster.
+    pub fn starting_at(start: u64) -> Self {
+        Self(AtomicU64::new(start))
+    }
+
+    /// The next number.
+    pub fn next(&self) -> u64 {
+        self.0.fetch_add(Self::STEP, Ordering::Relaxed)
+    }
 }
 
 impl<'a> Matched<'a> {

@@ -60,7 +60,7 @@ impl Opaque<'_> {
     }
 
     async fn connect(&self, targets: &Targets) -> Result<(Io, crate::upstream::InFlight), Reason> {
-        let upstream = targets.pick().ok_or(Reason::NoCluster)?;
+        let upstream = targets.next().ok_or(Reason::NoCluster)?;
         let endpoint = upstream.pick(self.facts.destination)?;
         let in_flight = endpoint.clone().begin();
         match self

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{Body, Session, headers, rescue::Refusal, upgrade};
 use crate::{
     admit::{Denied, admit_request},
-    assemble::{HttpChain, Terminal},
+    assemble::{HttpChain, Targets, Terminal},
     model::{AppProtocol, Destination, Http, RouteAction},
     policy,
     reason::Reason,
@@ -165,7 +165,7 @@ fn check_upgrade(wanted: &str, http: &Http, destination: &Destination) -> Result
 fn target<'a>(http: &'a HttpChain, matched: &Matched<'_>) -> Result<&'a Arc<Upstream>, Refusal> {
     let targets = http.targets(matched.route);
     targets
-        .and_then(|targets| targets.pick())
+        .and_then(Targets::next)
         .ok_or_else(|| Refusal::new(Reason::NoCluster, "every cluster of the route has weight 0"))
 }
 

@@ -2,7 +2,7 @@ use http::StatusCode;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Destination, HeaderMatcher, HeaderValueMatch, Regex, StringMatcher};
+use crate::model::{Destination, HeaderMatcher, HeaderValueMatch, Regex, StringMatcher, WeightedCluster};
 
 fn destination() -> Destination {
     Destination {
@@ -223,6 +223,23 @@ proptest! {
                 let expected = f64::from(DRAWS) * f64::from(*weight) / f64::from(total);
                 prop_assert!((f64::from(drawn) - expected).abs() <= 2.0);
             }
+        }
+    }
+
+    #[test]
+    fn any_thousand_turns_in_a_row_are_shared_within_a_point(
+        weights in prop::collection::vec(0u32..100, 1..5), start: u64,
+    ) {
+        let total: u32 = weights.iter().sum();
+        prop_assume!(total > 0);
+        let turns = Turns::starting_at(start);
+        let mut drawn = vec![0u32; weights.len()];
+        for _ in 0..1000 {
+            drawn[pick(weights.iter().copied(), turns.next()).unwrap()] += 1;
+        }
+        for (weight, drawn) in weights.iter().zip(drawn) {
+            let expected = 1000.0 * f64::from(*weight) / f64::from(total);
+            prop_assert!((f64::from(drawn) - expected).abs() <= 10.0, "{drawn} instead of {expected}");
         }
     }
 
