@@ -33,7 +33,7 @@ use crate::{
     telemetry::{self, Telemetry},
     tls::Tls,
     upstream::{Connector, Upstreams},
-    xds::Store,
+    xds::{self, Store},
 };
 
 /// Names of the two listeners that the control plane serves to every proxy.
@@ -83,7 +83,7 @@ impl App {
             mark: config.socket_mark,
         };
         let telemetry = Telemetry::new(config.workload.clone());
-        let connector = Connector::new(dialer, telemetry.handshakes.clone());
+        let connector = Connector::new(dialer, &telemetry);
         let upstreams = Upstreams::new(store.clone(), tls.clone(), connector, telemetry.requests.clone());
         let context = Arc::new(Context {
             store,
@@ -94,6 +94,7 @@ impl App {
             detect_timeout: config.detect_timeout,
             pod_ips: config.pod_ips.clone(),
             control_plane: config.bootstrap.ads.is_some(),
+            stream: xds::Status::default(),
             own: parking_lot::RwLock::default(),
         });
         let control = control::Control::new(&config, &context, interest);

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     pin::Pin,
     sync::{Arc, atomic::AtomicI64},
     task::{Context, Poll},
@@ -21,6 +22,11 @@ use crate::{detect::Detected, model::Direction, reason::Reason};
 struct KindLabels {
     direction: &'static str,
     protocol: &'static str,
+    tls: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TlsLabels {
     tls: &'static str,
 }
 
@@ -77,6 +83,8 @@ struct Kind {
 pub struct Connections {
     /// By direction, protocol, TLS.
     kinds: Arc<[Kind; 12]>,
+    /// Connections to endpoints: plain, under TLS.
+    upstream: [Counter; 2],
     denied: Family<ReasonLabels, Counter>,
     responses: Family<ResponseLabels, Counter>,
     detected: Arc<[Counter; 4]>,
@@ -110,8 +118,10 @@ impl Connections {
         let detect = Family::<ResultLabels, Counter>::default();
         let detected = ["tls", "http1", "http2", "opaque"]
             .map(|result| detect.get_or_create_owned(&ResultLabels { result }));
+        let upstream = Family::<TlsLabels, Counter>::default();
         let made = Self {
             kinds: Arc::new(kinds),
+            upstream: ["false", "true"].map(|tls| upstream.get_or_create_owned(&TlsLabels { tls })),
             denied: Family::default(),
             responses: Family::default(),
             detected: Arc::new(detected),
@@ -128,6 +138,11 @@ impl Connections {
             closed,
         );
         registry.register("weir_connections_open", "Client connections now", open);
+        registry.register(
+            "weir_upstream_connections",
+            "Connections opened to endpoints; those to the pod's own application are not counted",
+            upstream,
+        );
         registry.register(
             "weir_bytes",
             "Bytes of client connections, TLS not counted: received from the client, sent to the client",
@@ -171,6 +186,13 @@ impl Connections {
         open.kind().opened.inc();
         open.kind().open.inc();
         open
+    }
+
+    /// Counts a connection opened to an endpoint, if it leaves the pod.
+    pub fn connected(&self, endpoint: SocketAddr, tls: bool) {
+        if !endpoint.ip().is_loopback() {
+            self.upstream[usize::from(tls)].inc();
+        }
     }
 
     /// Counts a connection that the proxy refused or cut off.

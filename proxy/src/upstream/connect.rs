@@ -9,7 +9,7 @@ use crate::{
     model::Direction,
     net::{DialError, Dialer, Io},
     reason::Reason,
-    telemetry::Handshakes,
+    telemetry::{Connections, Handshakes, Telemetry},
     tls::{ClientSide, HandshakeError, Pin},
 };
 
@@ -57,12 +57,17 @@ impl ConnectError {
 pub struct Connector {
     dialer: Dialer,
     handshakes: Handshakes,
+    connections: Connections,
 }
 
 impl Connector {
-    /// With the socket options of `dialer`; handshakes are counted.
-    pub fn new(dialer: Dialer, handshakes: Handshakes) -> Self {
-        Self { dialer, handshakes }
+    /// With the socket options of `dialer`; connections and handshakes are counted.
+    pub fn new(dialer: Dialer, telemetry: &Telemetry) -> Self {
+        Self {
+            dialer,
+            handshakes: telemetry.handshakes.clone(),
+            connections: telemetry.connections.clone(),
+        }
     }
 
     /// Connects within the cluster's connect timeout, which bounds the TCP connect and the TLS handshake each.
@@ -96,6 +101,7 @@ impl Connector {
         let limit = endpoint.cluster().connect_timeout;
         let stream = self.dialer.dial(address, limit).await?;
         let Some(tls) = tls else {
+            self.connections.connected(address, false);
             return Ok(Io::Opened(stream));
         };
         let pin = endpoint
@@ -105,7 +111,10 @@ impl Connector {
         let result = connected.as_ref().map(|_| ()).map_err(HandshakeError::failure);
         self.handshakes.done(Direction::Outbound, result);
         match connected {
-            Ok(originated) => Ok(Io::Originated(Box::new(originated.stream))),
+            Ok(originated) => {
+                self.connections.connected(address, true);
+                Ok(Io::Originated(Box::new(originated.stream)))
+            }
             Err(source) => Err(ConnectError::Tls { address, source }),
         }
     }

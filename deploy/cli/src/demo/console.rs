@@ -139,7 +139,7 @@ impl Console {
         if self.json {
             for edge in edges {
                 self.line(&json!({
-                    "event": "edge", "from": edge.from, "to": edge.to, "rps": edge.rate, "success": edge.success,
+                    "event": "edge", "from": edge.from, "to": edge.to, "rps": edge.rate, "success": edge.success, "mtls": edge.mtls.text(),
                     "p50_ms": edge.p50, "p99_ms": edge.p99, "denied_per_second": edge.denied, "share": edge.share,
                 }).to_string());
             }

@@ -152,7 +152,11 @@ impl Mesh {
         let log = self.local.controller_log();
         let complete = log.rfind('\n').map_or(0, |end| end + 1);
         let told = self.told.swap(complete, Ordering::Relaxed).min(complete);
-        log[told..complete].lines().filter_map(warning).map(str::to_owned).collect()
+        log[told..complete]
+            .lines()
+            .filter_map(warning)
+            .map(str::to_owned)
+            .collect()
     }
 
     /// What may explain a failure: what customers saw, and the end of every log of the mesh.
@@ -192,6 +196,8 @@ fn last(log: &str, lines: usize) -> String {
 
 /// The message of a warning or an error, without time and module.
 fn warning(line: &str) -> Option<&str> {
-    let (_, rest) = [" WARN ", " ERROR "].into_iter().find_map(|level| line.split_once(level))?;
+    let (_, rest) = [" WARN ", " ERROR "]
+        .into_iter()
+        .find_map(|level| line.split_once(level))?;
     Some(rest.split_once(": ").map_or(rest, |(_, message)| message))
 }

@@ -15,6 +15,8 @@ pub(crate) struct Edge {
     pub(crate) rate: f64,
     /// Share of responses below 400, from 0 to 1.
     pub(crate) success: f64,
+    /// Whether the client's connections to other pods were under mTLS: all, some or none.
+    pub(crate) mtls: Mtls,
     /// Responses 403 per second.
     pub(crate) denied: f64,
     /// Latency in milliseconds below which half of the responses were.
@@ -23,6 +25,39 @@ pub(crate) struct Edge {
     pub(crate) p99: Option<f64>,
     /// Share of the client's requests, from 0 to 1.
     pub(crate) share: f64,
+}
+
+/// How many of some connections were under mTLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mtls {
+    All,
+    Some,
+    None,
+}
+
+impl Mtls {
+    pub(crate) const fn text(self) -> &'static str {
+        match self {
+            Self::All => "yes",
+            Self::Some => "part",
+            Self::None => "no",
+        }
+    }
+
+    fn of(scrape: &Scrape) -> Self {
+        let opened = |tls: &str| -> f64 {
+            let samples = scrape.of("weir_upstream_connections_total");
+            samples
+                .filter(|sample| sample.label("tls") == tls)
+                .map(|sample| sample.value)
+                .sum()
+        };
+        match (opened("true") > 0.0, opened("false") > 0.0) {
+            (true, false) => Self::All,
+            (true, true) => Self::Some,
+            (false, _) => Self::None,
+        }
+    }
 }
 
 type Key = (String, String);
@@ -47,6 +82,14 @@ pub(crate) fn edges(before: &[Scrape], after: &[Scrape], seconds: f64) -> Vec<Ed
         let of_client = totals.iter().filter(|((client, _), _)| client == from);
         of_client.map(|(_, (all, ..))| all).sum()
     };
+    let mtls = |from: &str| {
+        let of_client = |scrape: &&Scrape| {
+            scrape
+                .of("osm_request_total")
+                .any(|sample| sample.label("source_name") == from)
+        };
+        after.iter().find(of_client).map_or(Mtls::None, Mtls::of)
+    };
     let edges = totals.iter().filter(|(_, (all, ..))| *all > 0.0);
     edges
         .map(|(edge, (all, good, denied))| Edge {
@@ -54,6 +97,7 @@ pub(crate) fn edges(before: &[Scrape], after: &[Scrape], seconds: f64) -> Vec<Ed
             to: edge.1.clone(),
             rate: all / seconds,
             success: good / all,
+            mtls: mtls(&edge.0),
             denied: denied / seconds,
             p50: quantile(&buckets, edge, 0.5),
             p99: quantile(&buckets, edge, 0.99),
@@ -102,8 +146,8 @@ fn quantile(buckets: &[(Sample, f64)], edge: &Key, quantile: f64) -> Option<f64>
 /// The table as text of at most 80 columns.
 pub(crate) fn render(edges: &[Edge]) -> String {
     let mut text = format!(
-        "{:<34}{:>6}{:>9}{:>8}{:>8}{:>8}{:>7}\n",
-        "FROM -> TO (all mTLS)", "RPS", "SUCCESS", "P50 ms", "P99 ms", "DENIED", "SPLIT"
+        "{:<31}{:>6}{:>9}{:>7}{:>7}{:>6}{:>8}{:>6}\n",
+        "FROM -> TO", "RPS", "SUCCESS", "P50 ms", "P99 ms", "mTLS", "DENIED", "SPLIT"
     );
     if edges.is_empty() {
         text.push_str("no traffic\n");
@@ -117,12 +161,13 @@ pub(crate) fn render(edges: &[Edge]) -> String {
         };
         let _ = writeln!(
             text,
-            "{:<34}{:>6.0}{:>8.0}%{:>8}{:>8}{:>6.0}/s{:>6.0}%",
-            clip(&name, 33),
+            "{:<31}{:>6.0}{:>8.0}%{:>7}{:>7}{:>6}{:>6.0}/s{:>5.0}%",
+            clip(&name, 30),
             edge.rate,
             edge.success * 100.0,
             millis(edge.p50),
             millis(edge.p99),
+            edge.mtls.text(),
             edge.denied,
             edge.share * 100.0,
         );
@@ -153,7 +198,8 @@ mod tests {
                 "osm_request_duration_ms_bucket{{source_name=\"buyer\",destination_name=\"{to}\",le=\"{le}\"}} {count}\n"
             )
         };
-        let text = line("v1", 200, v1)
+        let text = "weir_upstream_connections_total{tls=\"true\"} 2\n".to_owned()
+            + &line("v1", 200, v1)
             + &line("v2", 200, v2)
             + &line("v1", 403, denied)
             + &bucket("v1", "5.0", v1 / 2)
@@ -171,6 +217,7 @@ mod tests {
             ("v1", 8.0, 2.0)
         );
         assert_eq!(edges[0].success, 0.75);
+        assert_eq!(edges[0].mtls, Mtls::All);
         assert_eq!(edges[0].p50, Some(10.0));
         assert_eq!(edges[0].p99, Some(f64::INFINITY));
         assert_eq!((edges[1].share, edges[1].p50), (0.2, None));
