@@ -31,6 +31,7 @@ pub struct Services {
 struct Service {
     assembly: Arc<Assembly>,
     used: Instant,
+    warned: bool,
 }
 
 impl Services {
@@ -48,11 +49,31 @@ impl Services {
         let service = known.entry(address).or_insert_with(|| Service {
             assembly: self.context.assemble(&address.to_string()),
             used: Instant::now(),
+            warned: false,
         });
         service.assembly.clone()
     }
 
-    /// Forgets services without a connection for [`IDLE`], again and again.
+    /// Says why an address is refused that the control plane said nothing about, once while it is in use.
+    fn warn(&self, address: SocketAddr) {
+        let mut known = self.known.lock();
+        let first = known
+            .get_mut(&address)
+            .is_none_or(|service| !std::mem::replace(&mut service.warned, true));
+        drop(known);
+        if !first {
+            return;
+        }
+        let stream = &self.context.stream;
+        let (connected, error) = (stream.connected(), stream.last_error());
+        tracing::warn!(
+            %address, connected, error,
+            "refused: the control plane did not say within {ANSWER:?} whether this is a service of the mesh, and \
+             passing it through could bypass mTLS; is weir-controller up and reachable?"
+        );
+    }
+
+    /// Forgets services without a connection for `IDLE`, again and again.
     pub async fn expire(self: Arc<Self>) {
         loop {
             tokio::time::sleep(IDLE / 4).await;
@@ -85,18 +106,23 @@ pub async fn handle(
     }
     let service = services.find(destination);
     let standing = if context.control_plane {
-        timeout(ANSWER, service.answered()).await
+        timeout(ANSWER, service.answered())
+            .await
+            .unwrap_or(Standing::Pending)
     } else {
-        Ok(Standing::Absent)
+        Standing::Absent
     };
     match standing {
-        Ok(Standing::Ready(_)) => {
+        Standing::Ready(_) => {
             return inbound::handle(context, &service, stream, source, destination).await;
         }
-        Ok(Standing::Absent | Standing::Pending) => {}
-        Err(_) => {
-            tracing::warn!(%destination, "the control plane gave no answer in time; treated as unknown to the mesh");
+        // What is not known to be outside the mesh is not passed through: it may be a service that wants mTLS.
+        Standing::Pending => {
+            services.warn(destination);
+            net::reset(&stream);
+            return Err(Reason::UnknownDestination);
         }
+        Standing::Absent => {}
     }
     drop(service);
     let handled = inbound::handle(context, outbound, stream, source, destination).await;
@@ -105,3 +131,6 @@ pub async fn handle(
         reason => reason,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! The certificate manager: who may have a certificate of the mesh, and which roots everybody trusts.
 //!
-//! A proxy makes its own key and asks [`service`] to sign it, proving its ServiceAccount with a token that a
+//! A proxy makes its own key and asks `service` to sign it, proving its ServiceAccount with a token that a
 //! [`Verifier`] checks. An [`Issuer`] signs: today the built-in one, [`BuiltIn`], whose root lives in the state
 //! directory. [`Serving`] keeps the controller's own certificate fresh. No private key of a workload is ever
 //! seen here.
