@@ -1,7 +1,7 @@
 //! A listener with everything that it names, resolved into one immutable snapshot.
 //!
 //! A new version of a listener or of its routes is put in force only when every cluster that it names is ready, or
-//! after [`PATIENCE`]: until then the last good one serves, so no request meets a cluster that is still on its way.
+//! after `PATIENCE`: until then the last good one serves, so no request meets a cluster that is still on its way.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 

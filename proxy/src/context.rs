@@ -7,7 +7,12 @@ use std::{
 };
 
 use crate::{
-    assemble::Assembly, drain::Drain, telemetry::Telemetry, tls::Tls, upstream::Upstreams, xds::Store,
+    assemble::Assembly,
+    drain::Drain,
+    telemetry::Telemetry,
+    tls::Tls,
+    upstream::Upstreams,
+    xds::{self, Store},
 };
 
 /// What every connection has at hand. One for the whole proxy.
@@ -28,6 +33,8 @@ pub struct Context {
     pub pod_ips: Vec<IpAddr>,
     /// Whether there is a control plane to ask about addresses.
     pub control_plane: bool,
+    /// How the stream to it fares.
+    pub stream: xds::Status,
     /// Addresses that the proxy itself listens on.
     pub own: parking_lot::RwLock<Vec<SocketAddr>>,
 }

@@ -45,7 +45,7 @@ impl Control {
             node: config.bootstrap.node.clone(),
             store: context.store.clone(),
             interest,
-            status: Status::default(),
+            status: context.stream.clone(),
             idle_grace: IDLE_GRACE,
         };
         Some(Self {

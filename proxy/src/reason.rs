@@ -12,10 +12,9 @@ pub enum Reason {
     NoFilterChain,
     /// The destination is one of the proxy's own ports: forwarding would loop.
     Loop,
-    /// The destination is not known and the mesh allows no egress.
+    /// The destination is not known and the mesh allows no egress, or the control plane did not say in time whether
+    /// it is known.
     UnknownDestination,
-    /// The control plane gave no answer about the destination in time.
-    ConfigTimeout,
     /// The client sent nothing to be recognized before the detect timeout, and the listener closes then.
     DetectTimeout,
     /// The TLS handshake with the client failed.
@@ -69,7 +68,6 @@ impl Reason {
             Self::NoFilterChain => "no_filter_chain",
             Self::Loop => "loop",
             Self::UnknownDestination => "unknown_destination",
-            Self::ConfigTimeout => "config_timeout",
             Self::DetectTimeout => "detect_timeout",
             Self::TlsHandshake => "tls_handshake",
             Self::RbacConnection => "rbac_connection",

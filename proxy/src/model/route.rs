@@ -83,7 +83,10 @@ pub struct QueryMatcher {
 
 /// What is done with a request.
 #[derive(Clone, Debug, PartialEq)]
-#[allow(clippy::large_enum_variant, reason = "routes are shared behind an Arc, and nearly all forward")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "routes are shared behind an Arc, and nearly all forward"
+)]
 pub enum RouteAction {
     /// Sent on.
     Forward(Destination),

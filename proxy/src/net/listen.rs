@@ -31,7 +31,10 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Whether the address is there, but not for us: another family would not help.
 fn is_taken(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied)
+    matches!(
+        error.kind(),
+        io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied
+    )
 }
 
 fn bind_to(address: SocketAddr) -> io::Result<TcpListener> {
