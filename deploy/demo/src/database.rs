@@ -1,4 +1,4 @@
-//! A database that speaks first: the server side of [`mysql`](crate::mysql), with one counter.
+//! A database that speaks first: the server side of `mysql`, with one counter.
 
 use std::{
     sync::{
