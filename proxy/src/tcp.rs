@@ -62,14 +62,15 @@ impl Opaque<'_> {
     async fn connect(&self, targets: &Targets) -> Result<(Io, crate::upstream::InFlight), Reason> {
         let upstream = targets.next().ok_or(Reason::NoCluster)?;
         let endpoint = upstream.pick(self.facts.destination)?;
-        let in_flight = endpoint.clone().begin();
-        match self
-            .context
-            .upstreams
-            .connector()
-            .connect(&endpoint, Purpose::Opaque)
-            .await
-        {
+        let in_flight = endpoint.clone().begin_connection();
+        let in_flight = in_flight.map_err(|error| {
+            tracing::info!(cluster = upstream.name(), %error, "a connection was refused");
+            Reason::Overflow
+        })?;
+        let connector = self.context.upstreams.connector();
+        let connected = connector.connect(&endpoint, Purpose::Opaque).await;
+        upstream.record(&endpoint, connected.is_err());
+        match connected {
             Ok(io) => Ok((io, in_flight)),
             Err(error) => {
                 tracing::info!(cluster = upstream.name(), %error, "no connection to the endpoint");

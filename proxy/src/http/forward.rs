@@ -104,8 +104,8 @@ async fn send(
         headers::to_http1(&mut request);
     }
     let connector = session.context.upstreams.connector();
-    let in_flight = endpoint.clone().begin();
     let response = async {
+        let in_flight = endpoint.clone().begin()?;
         if http2 {
             in_flight.send_http2(connector, request).await
         } else {

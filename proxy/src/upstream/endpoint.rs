@@ -4,13 +4,19 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
+    time::Instant,
 };
 
-use super::pool::Pool;
+use parking_lot::Mutex;
+
+use super::{
+    pool::Pool,
+    usage::{Kind, Overflow, Permit, Usage},
+};
 use crate::{
-    balance::{self, Load},
+    balance::{self, Ejection},
     model::{self, Cluster, Workload},
     telemetry::RequestMetrics,
     tls::ClientSide,
@@ -23,6 +29,10 @@ pub struct Endpoint {
     tls: Option<Arc<ClientSide>>,
     in_flight: AtomicU32,
     requests: Arc<RequestMetrics>,
+    pub(super) usage: Arc<Usage>,
+    ejection: Mutex<Ejection>,
+    /// It failed last, or is ejected: only then is there something to look up in `ejection`.
+    suspect: AtomicBool,
     pub(super) pool: Pool,
 }
 
@@ -32,6 +42,7 @@ impl Endpoint {
         cluster: &Arc<Cluster>,
         tls: Option<Arc<ClientSide>>,
         requests: Arc<RequestMetrics>,
+        usage: &Arc<Usage>,
     ) -> Self {
         Self {
             model,
@@ -39,6 +50,9 @@ impl Endpoint {
             cluster: cluster.clone(),
             in_flight: AtomicU32::new(0),
             requests,
+            usage: usage.clone(),
+            ejection: Mutex::default(),
+            suspect: AtomicBool::new(false),
             pool: Pool::default(),
         }
     }
@@ -49,6 +63,7 @@ impl Endpoint {
         cluster: &Arc<Cluster>,
         tls: Option<Arc<ClientSide>>,
         requests: Arc<RequestMetrics>,
+        usage: &Arc<Usage>,
     ) -> Self {
         let model = model::Endpoint {
             address,
@@ -56,7 +71,7 @@ impl Endpoint {
             principal: None,
             workload: Arc::default(),
         };
-        Self::new(model, cluster, tls, requests)
+        Self::new(model, cluster, tls, requests, usage)
     }
 
     /// Whether this is what the configuration now says, so that its connections can be kept.
@@ -66,6 +81,7 @@ impl Endpoint {
             && self.cluster.connect_timeout == cluster.connect_timeout
             && self.cluster.protocol == cluster.protocol
             && self.cluster.limits == cluster.limits
+            && self.cluster.outlier_detection == cluster.outlier_detection
     }
 
     /// Where it is.
@@ -108,10 +124,58 @@ impl Endpoint {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Counts one request or connection until the guard is dropped.
-    pub fn begin(self: Arc<Self>) -> InFlight {
+    /// Counts one request until the guard is dropped.
+    ///
+    /// # Errors
+    /// When the cluster has as many as it may.
+    pub fn begin(self: Arc<Self>) -> Result<InFlight, Overflow> {
+        self.begin_as(Kind::Requests)
+    }
+
+    /// Counts one opaque connection until the guard is dropped.
+    ///
+    /// # Errors
+    /// When the cluster has as many as it may.
+    pub fn begin_connection(self: Arc<Self>) -> Result<InFlight, Overflow> {
+        self.begin_as(Kind::Connections)
+    }
+
+    fn begin_as(self: Arc<Self>, kind: Kind) -> Result<InFlight, Overflow> {
+        let permit = self.usage.take(kind, &self.cluster.limits)?;
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight(self)
+        Ok(InFlight {
+            endpoint: self,
+            _permit: permit,
+        })
+    }
+
+    /// Whether it is left out for failing.
+    pub fn is_ejected(&self) -> bool {
+        self.suspect.load(Ordering::Acquire) && self.ejection.lock().is_ejected(Instant::now())
+    }
+
+    /// Takes in how a request or connect went; `limits` is asked only when it failed. Says whether this ejected it.
+    pub(super) fn record(&self, failed: bool, limits: impl FnOnce() -> balance::Limits) -> bool {
+        let Some(settings) = &self.cluster.outlier_detection else {
+            return false;
+        };
+        if !failed && !self.suspect.load(Ordering::Acquire) {
+            return false;
+        }
+        let limits = if failed {
+            limits()
+        } else {
+            balance::Limits {
+                endpoints: 0,
+                ejected: 0,
+            }
+        };
+        let now = Instant::now();
+        let mut ejection = self.ejection.lock();
+        let ejected = ejection.record(failed, limits, settings, now);
+        let suspect = failed || ejection.is_ejected(now);
+        self.suspect.store(suspect, Ordering::Release);
+        ejected
     }
 
     /// Takes no new requests: idle connections are closed, those in use are when they are done.
@@ -126,30 +190,20 @@ impl Endpoint {
 }
 
 /// Counts as one request or connection on its endpoint while it lives.
-pub struct InFlight(Arc<Endpoint>);
+pub struct InFlight {
+    endpoint: Arc<Endpoint>,
+    _permit: Permit,
+}
 
 impl InFlight {
     /// The endpoint.
     pub fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.0
+        &self.endpoint
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// The less loaded of two taken at random.
-pub(super) fn choose(endpoints: &[Arc<Endpoint>]) -> Option<Arc<Endpoint>> {
-    if let [only] = endpoints {
-        return Some(only.clone());
-    }
-    let load = |index: usize| Load {
-        cost: balance::least_request(endpoints[index].in_flight(), endpoints[index].weight()),
-        ejected: false,
-    };
-    let chosen = balance::choose(load, endpoints.len(), rand::random)?;
-    endpoints.get(chosen).cloned()
 }

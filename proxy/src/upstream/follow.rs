@@ -183,7 +183,14 @@ impl Upstream {
                 let kept = old.endpoints.iter().find(|old| old.is(endpoint, cluster));
                 kept.cloned().unwrap_or_else(|| {
                     let requests = self.requests.to(&endpoint.workload);
-                    Arc::new(Endpoint::new(endpoint.clone(), cluster, tls.clone(), requests))
+                    let tls = tls.clone();
+                    Arc::new(Endpoint::new(
+                        endpoint.clone(),
+                        cluster,
+                        tls,
+                        requests,
+                        &self.usage,
+                    ))
                 })
             })
             .collect();

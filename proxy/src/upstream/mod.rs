@@ -5,6 +5,7 @@ mod connect;
 mod endpoint;
 mod follow;
 mod pool;
+mod usage;
 
 use std::{
     collections::HashMap,
@@ -19,8 +20,11 @@ use tokio::{sync::watch, task::AbortHandle};
 pub use connect::{ConnectError, Connector, Purpose};
 pub use endpoint::{Endpoint, InFlight};
 pub use pool::{Lease, SendError};
+pub use usage::Overflow;
+use usage::{Kind, Permit, Usage};
 
 use crate::{
+    balance::{self, Load},
     model::{Cluster, Discovery},
     reason::Reason,
     telemetry::Requests,
@@ -50,7 +54,11 @@ pub struct Upstream {
     follower: Mutex<Option<AbortHandle>>,
     originals: Mutex<HashMap<SocketAddr, Arc<Endpoint>>>,
     requests: Requests,
+    usage: Arc<Usage>,
 }
+
+/// Counts as one retry of a cluster while it lives.
+pub struct Retrying(#[expect(dead_code, reason = "counts while it lives")] Permit);
 
 /// A cluster and its endpoints at a time.
 #[derive(Default)]
@@ -89,7 +97,35 @@ impl Upstream {
         if cluster.discovery == Discovery::OriginalDst {
             return Ok(self.original(original, cluster, &now.tls));
         }
-        endpoint::choose(&now.endpoints).ok_or(Reason::NoEndpoint)
+        let endpoints = &now.endpoints;
+        let load = |index: usize| Load {
+            cost: balance::least_request(endpoints[index].in_flight(), endpoints[index].weight()),
+            ejected: endpoints[index].is_ejected(),
+        };
+        let chosen = balance::choose(load, endpoints.len(), rand::random);
+        let chosen = chosen.and_then(|index| endpoints.get(index));
+        chosen.cloned().ok_or(Reason::NoEndpoint)
+    }
+
+    /// Takes in how a request to an endpoint or a connect went: a 5xx, no response and no connection are failures.
+    pub fn record(&self, endpoint: &Endpoint, failed: bool) {
+        let ejected = endpoint.record(failed, || {
+            let now = self.now.load();
+            balance::Limits {
+                endpoints: now.endpoints.len(),
+                ejected: now.endpoints.iter().filter(|other| other.is_ejected()).count(),
+            }
+        });
+        if ejected {
+            let (cluster, endpoint) = (self.name(), endpoint.address());
+            tracing::info!(cluster, %endpoint, "left out for a while: it failed several times in a row");
+        }
+    }
+
+    /// Counts one more retry until the guard is dropped; `None` when the cluster has as many as it may.
+    pub fn retry(&self, endpoint: &Endpoint) -> Option<Retrying> {
+        let permit = self.usage.take(Kind::Retries, &endpoint.cluster().limits);
+        permit.ok().map(Retrying)
     }
 
     fn original(
@@ -106,7 +142,13 @@ impl Upstream {
             .entry(address)
             .or_insert_with(|| {
                 let requests = self.requests.unknown();
-                Arc::new(Endpoint::original(address, cluster, tls.clone(), requests))
+                Arc::new(Endpoint::original(
+                    address,
+                    cluster,
+                    tls.clone(),
+                    requests,
+                    &self.usage,
+                ))
             })
             .clone()
     }
@@ -174,6 +216,7 @@ impl Upstreams {
             follower: Mutex::default(),
             originals: Mutex::default(),
             requests: self.requests.clone(),
+            usage: Arc::default(),
         });
         let follower = tokio::spawn(follow::follow(
             Arc::downgrade(&upstream),

@@ -6,6 +6,7 @@
 
 use std::{
     collections::VecDeque,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -21,7 +22,10 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 
-use super::{ConnectError, Connector, Endpoint, InFlight, Purpose};
+use super::{
+    ConnectError, Connector, Endpoint, InFlight, Overflow, Purpose,
+    usage::{Kind, Permit},
+};
 use crate::{
     http::{Body, limits},
     reason::Reason,
@@ -38,6 +42,9 @@ pub enum SendError {
     /// There is no connection.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// The circuit breaker is open.
+    #[error(transparent)]
+    Overflow(#[from] Overflow),
     /// The connection broke, or what came back is not HTTP.
     #[error("the endpoint gave no response: {0}")]
     Http(#[from] hyper::Error),
@@ -48,6 +55,7 @@ impl SendError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::Connect(error) => error.reason(),
+            Self::Overflow(_) => Reason::Overflow,
             Self::Http(error) if error.is_parse() => Reason::UpstreamProtocol,
             Self::Http(error) if error.is_user() => Reason::ClientReset,
             Self::Http(_) => Reason::UpstreamReset,
@@ -62,16 +70,48 @@ pub(super) struct Pool {
     http2: Mutex<Vec<Shared>>,
     /// Held while an HTTP/2 connection is opened, so that a burst opens one and not one for each request.
     opening: tokio::sync::Mutex<()>,
+    open: Arc<AtomicUsize>,
 }
 
 struct Idle {
-    sender: http1::SendRequest<Body>,
+    http1: Http1,
     since: Instant,
+}
+
+/// An HTTP/1 connection.
+struct Http1 {
+    sender: http1::SendRequest<Body>,
+    /// Requests sent over it.
+    used: u32,
 }
 
 struct Shared {
     sender: http2::SendRequest<Body>,
     streams: Arc<AtomicUsize>,
+    /// Requests sent over it.
+    used: u32,
+}
+
+/// Counts as one open connection while it lives.
+struct Open {
+    endpoint: Arc<AtomicUsize>,
+    _cluster: Permit,
+}
+
+impl Open {
+    fn new(pool: &Pool, cluster: Permit) -> Self {
+        pool.open.fetch_add(1, Ordering::AcqRel);
+        Self {
+            endpoint: pool.open.clone(),
+            _cluster: cluster,
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.endpoint.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// Counts as one request on an HTTP/2 connection while it lives.
@@ -84,9 +124,14 @@ impl Drop for Stream {
 }
 
 impl Shared {
-    fn begin(&self) -> (http2::SendRequest<Body>, Stream) {
+    fn begin(&mut self) -> (http2::SendRequest<Body>, Stream) {
         self.streams.fetch_add(1, Ordering::Relaxed);
+        self.used = self.used.saturating_add(1);
         (self.sender.clone(), Stream(self.streams.clone()))
+    }
+
+    fn load(&self) -> usize {
+        self.streams.load(Ordering::Relaxed)
     }
 }
 
@@ -99,7 +144,7 @@ impl Pool {
 
     pub(super) fn sweep(&self) {
         let mut idle = self.http1.lock();
-        idle.retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < IDLE);
+        idle.retain(|idle| !idle.http1.sender.is_closed() && idle.since.elapsed() < IDLE);
         if idle.is_empty() {
             idle.shrink_to_fit();
         }
@@ -107,31 +152,41 @@ impl Pool {
         self.http2.lock().retain(|shared| !shared.sender.is_closed());
     }
 
-    fn take(&self) -> Option<http1::SendRequest<Body>> {
+    fn take(&self) -> Option<Http1> {
         let mut pooled = self.http1.lock();
         while let Some(idle) = pooled.pop_back() {
-            if idle.sender.is_ready() && idle.since.elapsed() < IDLE {
-                return Some(idle.sender);
+            if idle.http1.sender.is_ready() && idle.since.elapsed() < IDLE {
+                return Some(idle.http1);
             }
         }
         None
     }
 
-    fn give(&self, sender: http1::SendRequest<Body>) {
+    fn give(&self, http1: Http1) {
         if self.retired.load(Ordering::Acquire) {
             return;
         }
         let since = Instant::now();
-        self.http1.lock().push_back(Idle { sender, since });
+        self.http1.lock().push_back(Idle { http1, since });
     }
 
-    fn share(&self) -> Option<(http2::SendRequest<Body>, Stream)> {
-        let mut shared = self.http2.lock();
-        shared.retain(|shared| !shared.sender.is_closed());
-        let free = shared
-            .iter()
-            .find(|shared| shared.streams.load(Ordering::Relaxed) < STREAMS)?;
-        Some(free.begin())
+    /// A connection with room for one more request; `crowded`: one of any load. One that has served as many
+    /// requests as it may is not kept.
+    fn share(&self, limit: Option<u32>, crowded: bool) -> Option<(http2::SendRequest<Body>, Stream)> {
+        let mut pooled = self.http2.lock();
+        pooled.retain(|shared| !shared.sender.is_closed());
+        let free = if crowded {
+            let load = |index: &usize| pooled.get(*index).map(Shared::load);
+            (0..pooled.len()).min_by_key(load)
+        } else {
+            pooled.iter().position(|shared| shared.load() < STREAMS)
+        }?;
+        let shared = &mut pooled[free];
+        let begun = shared.begin();
+        if limit.is_some_and(|limit| shared.used >= limit) {
+            pooled.remove(free);
+        }
+        Some(begun)
     }
 }
 
@@ -142,7 +197,7 @@ pub struct Lease {
 }
 
 enum Connection {
-    Http1(Option<http1::SendRequest<Body>>),
+    Http1(Option<Http1>),
     Http2(#[expect(dead_code, reason = "counts while it lives")] Stream),
 }
 
@@ -155,21 +210,25 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let Connection::Http1(sender) = &mut self.connection else {
+        let Connection::Http1(http1) = &mut self.connection else {
             return;
         };
-        let Some(mut sender) = sender.take().filter(|sender| !sender.is_closed()) else {
+        let Some(mut http1) = http1.take().filter(|http1| !http1.sender.is_closed()) else {
             return;
         };
         let endpoint = self.in_flight.endpoint();
-        if sender.is_ready() {
-            endpoint.pool.give(sender);
+        let limit = endpoint.cluster().limits.requests_per_connection;
+        if limit.is_some_and(|limit| http1.used >= limit) {
+            return;
+        }
+        if http1.sender.is_ready() {
+            endpoint.give(http1);
         } else if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             // The request's body may still be on its way, or the connection's task has not run since.
             let endpoint = endpoint.clone();
             runtime.spawn(async move {
-                if let Ok(Ok(())) = tokio::time::timeout(IDLE, sender.ready()).await {
-                    endpoint.pool.give(sender);
+                if let Ok(Ok(())) = tokio::time::timeout(IDLE, http1.sender.ready()).await {
+                    endpoint.give(http1);
                 }
             });
         }
@@ -187,22 +246,19 @@ impl InFlight {
         connector: &Connector,
         mut request: Request<Body>,
     ) -> Result<Response<Body>, SendError> {
-        if let Some(mut sender) = self.endpoint().pool.take() {
+        if let Some(mut http1) = self.endpoint().pool.take() {
             let mut repeat = repeatable(&request);
-            match sender.try_send_request(request).await {
-                Ok(response) => return Ok(self.leased(response, Connection::Http1(Some(sender)))),
+            match http1.send(request).await {
+                Ok(response) => return Ok(self.leased(response, Connection::Http1(Some(http1)))),
                 Err(mut error) => match error.take_message().or_else(|| repeat.take()) {
                     Some(unsent) => request = unsent,
                     None => return Err(error.into_error().into()),
                 },
             }
         }
-        let mut sender = open_http1(self.endpoint(), connector).await?;
-        let response = sender
-            .try_send_request(request)
-            .await
-            .map_err(TrySendError::into_error)?;
-        Ok(self.leased(response, Connection::Http1(Some(sender))))
+        let mut http1 = self.endpoint().http1(connector).await?;
+        let response = http1.send(request).await.map_err(TrySendError::into_error)?;
+        Ok(self.leased(response, Connection::Http1(Some(http1))))
     }
 
     /// Sends a request over HTTP/2.
@@ -216,7 +272,7 @@ impl InFlight {
     ) -> Result<Response<Body>, SendError> {
         let mut retried = false;
         loop {
-            let (mut sender, stream) = shared_http2(self.endpoint(), connector).await?;
+            let (mut sender, stream) = self.endpoint().http2(connector).await?;
             match sender.try_send_request(request).await {
                 Ok(response) => return Ok(self.leased(response, Connection::Http2(stream))),
                 Err(mut error) => match error.take_message() {
@@ -254,50 +310,115 @@ fn repeatable(request: &Request<Body>) -> Option<Request<Body>> {
     Some(copy)
 }
 
-async fn open_http1(
-    endpoint: &Endpoint,
-    connector: &Connector,
-) -> Result<http1::SendRequest<Body>, SendError> {
-    let io = connector.connect(endpoint, Purpose::Http).await?;
-    let (sender, connection) = http1::Builder::new()
-        .max_headers(limits::HEADERS)
-        .handshake(TokioIo::new(io))
-        .await?;
-    tokio::spawn(async move {
-        // An error reaches the request that suffers from it; an idle connection just ends.
-        let _ = connection.with_upgrades().await;
-    });
-    Ok(sender)
+impl Http1 {
+    async fn send(
+        &mut self,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<Body>>> {
+        self.used = self.used.saturating_add(1);
+        self.sender.try_send_request(request).await
+    }
 }
 
-async fn shared_http2(
-    endpoint: &Endpoint,
-    connector: &Connector,
-) -> Result<(http2::SendRequest<Body>, Stream), SendError> {
-    if let Some(shared) = endpoint.pool.share() {
-        return Ok(shared);
+impl Endpoint {
+    fn give(&self, http1: Http1) {
+        self.pool.give(http1);
+        if self.cluster().limits.connections.is_some() {
+            self.usage.freed.notify_waiters();
+        }
     }
-    let _opening = endpoint.pool.opening.lock().await;
-    if let Some(shared) = endpoint.pool.share() {
-        return Ok(shared);
+
+    /// Room for one more connection; `None` when the cluster has as many as it may. Each endpoint may have one
+    /// whatever the others hold, so that none is cut off.
+    fn admit(&self) -> Option<Open> {
+        let limits = &self.cluster().limits;
+        let permit = match self.usage.take(Kind::Connections, limits) {
+            Ok(permit) => permit,
+            Err(_) if self.pool.open.load(Ordering::Acquire) == 0 => {
+                self.usage.take_anyway(Kind::Connections, limits)
+            }
+            Err(_) => return None,
+        };
+        Some(Open::new(&self.pool, permit))
     }
-    let io = connector.connect(endpoint, Purpose::Http).await?;
-    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-        .initial_stream_window_size(limits::STREAM_WINDOW)
-        .initial_connection_window_size(limits::CONNECTION_WINDOW)
-        .max_header_list_size(limits::HEADER_LIST_BYTES)
-        .handshake(TokioIo::new(io))
-        .await?;
-    tokio::spawn(async move {
-        let _ = connection.await;
-    });
-    let shared = Shared {
-        sender,
-        streams: Arc::default(),
-    };
-    let begun = shared.begin();
-    if !endpoint.pool.retired.load(Ordering::Acquire) {
-        endpoint.pool.http2.lock().push(shared);
+
+    /// A new HTTP/1 connection, or one that others gave back while there was no room for a new one.
+    async fn http1(&self, connector: &Connector) -> Result<Http1, SendError> {
+        let _pending = self.usage.take(Kind::Pending, &self.cluster().limits)?;
+        loop {
+            let mut freed = pin!(self.usage.freed.notified());
+            freed.as_mut().enable();
+            if let Some(open) = self.admit() {
+                return self.open_http1(connector, open).await;
+            }
+            if let Some(http1) = self.pool.take() {
+                return Ok(http1);
+            }
+            freed.await;
+        }
     }
-    Ok(begun)
+
+    async fn open_http1(&self, connector: &Connector, open: Open) -> Result<Http1, SendError> {
+        let io = connector.connect(self, Purpose::Http).await?;
+        let (sender, connection) = http1::Builder::new()
+            .max_headers(limits::HEADERS)
+            .handshake(TokioIo::new(io))
+            .await?;
+        tokio::spawn(async move {
+            // An error reaches the request that suffers from it; an idle connection just ends.
+            let _ = connection.with_upgrades().await;
+            drop(open);
+        });
+        Ok(Http1 { sender, used: 0 })
+    }
+
+    /// A stream on an HTTP/2 connection, a new one where those there are full.
+    async fn http2(&self, connector: &Connector) -> Result<(http2::SendRequest<Body>, Stream), SendError> {
+        let breaker = &self.cluster().limits;
+        let per_connection = breaker.requests_per_connection;
+        if let Some(shared) = self.pool.share(per_connection, false) {
+            return Ok(shared);
+        }
+        let _pending = self.usage.take(Kind::Pending, breaker)?;
+        let _opening = self.pool.opening.lock().await;
+        if let Some(shared) = self.pool.share(per_connection, false) {
+            return Ok(shared);
+        }
+        let open = loop {
+            let mut freed = pin!(self.usage.freed.notified());
+            freed.as_mut().enable();
+            if let Some(open) = self.admit() {
+                break open;
+            }
+            if let Some(shared) = self.pool.share(per_connection, true) {
+                return Ok(shared);
+            }
+            freed.await;
+        };
+        let io = connector.connect(self, Purpose::Http).await?;
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(limits::STREAM_WINDOW)
+            .initial_connection_window_size(limits::CONNECTION_WINDOW)
+            .max_header_list_size(limits::HEADER_LIST_BYTES)
+            .handshake(TokioIo::new(io))
+            .await?;
+        tokio::spawn(async move {
+            let _ = connection.await;
+            drop(open);
+        });
+        let mut shared = Shared {
+            sender,
+            streams: Arc::default(),
+            used: 0,
+        };
+        let begun = shared.begin();
+        let spent = per_connection.is_some_and(|limit| shared.used >= limit);
+        if !spent && !self.pool.retired.load(Ordering::Acquire) {
+            self.pool.http2.lock().push(shared);
+        }
+        Ok(begun)
+    }
 }
+
+#[cfg(test)]
+mod tests;

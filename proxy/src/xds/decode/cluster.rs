@@ -53,7 +53,7 @@ pub(super) fn cluster(cluster: Cluster, context: &mut Context) -> Result<model::
     ])?;
     context.ignore("Cluster.health_checks", !cluster.health_checks.is_empty());
     balancing(&cluster, context)?;
-    let mut limits = limits(cluster.circuit_breakers.as_ref());
+    let mut limits = limits(cluster.circuit_breakers.as_ref()).at("circuit_breakers")?;
     let (protocol, requests_per_connection) = protocol(&cluster, context)?;
     // Envoy's own default for both forms is "unlimited", also written as 0.
     limits.requests_per_connection = requests_per_connection
@@ -194,20 +194,26 @@ fn known_policy(policy: &LoadBalancingPolicy) -> Result<(), DecodeError> {
     ))
 }
 
-fn limits(breakers: Option<&CircuitBreakers>) -> Limits {
+fn limits(breakers: Option<&CircuitBreakers>) -> Result<Limits, DecodeError> {
     let default = breakers
         .iter()
         .flat_map(|breakers| &breakers.thresholds)
         .find(|thresholds| thresholds.priority() == RoutingPriority::Default);
     match default {
-        Some(thresholds) => Limits {
-            connections: thresholds.max_connections,
-            pending_requests: thresholds.max_pending_requests,
-            requests: thresholds.max_requests,
-            retries: thresholds.max_retries,
-            requests_per_connection: None,
-        },
-        None => Limits::default(),
+        Some(thresholds) => {
+            refuse([
+                ("retry_budget", thresholds.retry_budget.is_some()),
+                ("max_connection_pools", thresholds.max_connection_pools.is_some()),
+            ])?;
+            Ok(Limits {
+                connections: thresholds.max_connections,
+                pending_requests: thresholds.max_pending_requests,
+                requests: thresholds.max_requests,
+                retries: thresholds.max_retries,
+                requests_per_connection: None,
+            })
+        }
+        None => Ok(Limits::default()),
     }
 }
 
@@ -242,11 +248,32 @@ fn protocol(cluster: &Cluster, context: &mut Context) -> Result<(AppProtocol, Op
 }
 
 fn outlier_detection(detection: &OutlierDetection) -> Result<model::OutlierDetection, DecodeError> {
+    let enforced = detection.enforcing_consecutive_5xx.unwrap_or(100);
+    refuse([
+        (
+            "enforcing_consecutive_gateway_failure",
+            detection
+                .enforcing_consecutive_gateway_failure
+                .is_some_and(|percent| percent > 0),
+        ),
+        (
+            "enforcing_consecutive_5xx between 0 and 100",
+            !matches!(enforced, 0 | 100),
+        ),
+        (
+            "split_external_local_origin_errors",
+            detection.split_external_local_origin_errors,
+        ),
+    ])?;
     let base = field::optional_duration(detection.base_ejection_time).at("base_ejection_time")?;
     let base = base.unwrap_or(DEFAULT_BASE_EJECTION);
     let max = field::optional_duration(detection.max_ejection_time).at("max_ejection_time")?;
     Ok(model::OutlierDetection {
-        consecutive_5xx: detection.consecutive_5xx.unwrap_or(5),
+        consecutive_5xx: if enforced == 0 {
+            0
+        } else {
+            detection.consecutive_5xx.unwrap_or(5)
+        },
         base_ejection_time: base,
         max_ejection_time: max.unwrap_or(DEFAULT_MAX_EJECTION).max(base),
         max_ejection_percent: detection.max_ejection_percent.unwrap_or(10),
