@@ -83,7 +83,7 @@ fn map(pid: &str) -> Result<&'static str, std::io::Error> {
         if all.is_ok() {
             return Ok("full");
         }
-    } else if subordinate(pid).is_some() {
+    } else if subordinate(pid)? {
         return Ok("full");
     }
     std::fs::write(format!("/proc/{pid}/setgroups"), "deny")?;
@@ -92,8 +92,8 @@ fn map(pid: &str) -> Result<&'static str, std::io::Error> {
     Ok("single")
 }
 
-/// Maps through `newuidmap` and `newgidmap`; `None` when there is nothing to map with.
-fn subordinate(pid: &str) -> Option<()> {
+/// Maps through `newuidmap` and `newgidmap`; false when there is nothing to map with.
+fn subordinate(pid: &str) -> std::io::Result<bool> {
     let user = User::from_uid(geteuid())
         .ok()
         .flatten()
@@ -104,7 +104,9 @@ fn subordinate(pid: &str) -> Option<()> {
         let text = std::fs::read_to_string(file).ok()?;
         range(&text, &user, &uid)
     };
-    let (subuid, subgid) = (ranges("/etc/subuid")?, ranges("/etc/subgid")?);
+    let (Some(subuid), Some(subgid)) = (ranges("/etc/subuid"), ranges("/etc/subgid")) else {
+        return Ok(false);
+    };
     let run = |program: &str, own: &str, (start, count): (u32, u32)| {
         Command::new(program)
             .args([pid, "0", own, "1", "1", &start.to_string(), &count.to_string()])
@@ -112,12 +114,19 @@ fn subordinate(pid: &str) -> Option<()> {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .status()
-            .ok()
-            .filter(std::process::ExitStatus::success)
-            .map(|_| ())
+            .is_ok_and(|status| status.success())
     };
-    run("newgidmap", &gid, subgid)?;
-    run("newuidmap", &uid, subuid)
+    if !run("newuidmap", &uid, subuid) {
+        return Ok(false);
+    }
+    // A map cannot be taken back: from here on it is both or neither.
+    if run("newgidmap", &gid, subgid) {
+        Ok(true)
+    } else {
+        Err(std::io::Error::other(
+            "newuidmap worked and newgidmap did not: install it (package uidmap), or remove the user from /etc/subuid",
+        ))
+    }
 }
 
 /// First range of `user` (by name or id) in a subuid(5) file that is long enough to hold ids of services.
