@@ -33,6 +33,8 @@ pub use errors::EnterError;
 
 /// Environment variable that marks the program proper; its value tells which user ids exist.
 const INSIDE: &str = "WEIR_SANDBOX";
+/// Environment variable that tells `init` whose end is its own: the caller's process id.
+const CALLER: &str = "WEIR_SANDBOX_CALLER";
 const SCRATCH: &str = "/run/weir";
 const MAPPER: &str = "weir-sandbox-map";
 const INIT: &str = "weir-sandbox-init";
@@ -123,7 +125,10 @@ fn launch() -> Result<i32, EnterError> {
         Err(errno) => return Err(EnterError::namespaces(errno)),
     };
     let mut init = Command::new("/proc/self/exe");
-    init.arg0(INIT).args(std::env::args_os()).env(INSIDE, ids);
+    init.arg0(INIT)
+        .args(std::env::args_os())
+        .env(INSIDE, ids)
+        .env(CALLER, std::process::id().to_string());
     let child = init.spawn().map_err(|source| EnterError::Spawn {
         stage: "init",
         source,
@@ -134,6 +139,10 @@ fn launch() -> Result<i32, EnterError> {
 /// PID 1 of the sandbox: die with the caller, own `/proc`, start the program, reap every orphan.
 fn run_init() -> Result<i32, EnterError> {
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| EnterError::step("set the parent-death signal", e))?;
+    // No signal comes for a caller that died before it was asked for.
+    if parent() != std::env::var(CALLER).ok() {
+        return Err(EnterError::step("find the caller, which is gone,", Errno::ESRCH));
+    }
     let signals = forwarded_signals()?;
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
@@ -166,12 +175,21 @@ fn run_init() -> Result<i32, EnterError> {
     let child = Command::new("/proc/self/exe")
         .arg0(name)
         .args(args)
+        .env_remove(CALLER)
         .spawn()
         .map_err(|source| EnterError::Spawn {
             stage: "program",
             source,
         })?;
     supervise(&signals, &child)
+}
+
+/// The parent's process id as the caller's namespace has it: inside, a parent from outside has none. Needs the
+/// caller's `/proc`.
+fn parent() -> Option<String> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+    Some(parent.trim().to_owned())
 }
 
 /// Blocks the signals that are to be passed on (and SIGCHLD), and returns the file they are read from.
