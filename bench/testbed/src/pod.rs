@@ -18,6 +18,7 @@ use crate::options::Options;
 use crate::volumes::Volumes;
 
 pub(crate) mod lifecycle;
+mod prober;
 mod spec;
 pub(crate) mod status;
 

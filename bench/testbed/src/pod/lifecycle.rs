@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use k8s_openapi::api::core::v1::{Container, Probe};
+use k8s_openapi::api::core::v1::Container;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::prober::{Prober, Verdict};
 use super::{ContainerStatus, Context, spec};
 use crate::container::{self, Spec};
-use crate::probe::{self, Action, Timing};
 
 /// Longest wait before a restart.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
@@ -119,15 +119,6 @@ struct Life {
     wishes: watch::Receiver<Wish>,
 }
 
-/// What a probe's task reports.
-#[derive(Debug)]
-enum Verdict {
-    Started,
-    Ready(bool, Option<String>),
-    /// Startup or liveness gave up.
-    Dead(String),
-}
-
 impl Life {
     async fn run(mut self) {
         let mut backoff = Duration::from_millis(500);
@@ -197,7 +188,16 @@ impl Life {
             status.ready = !startup && !readiness;
         });
         let (verdicts, mut inbox) = mpsc::channel(4);
-        let probes = Probes::start(self, pid, verdicts);
+        let prober = Prober {
+            context: Arc::clone(&self.context),
+            container: self.container.clone(),
+            spec: Spec {
+                join: pid,
+                ..self.spec.clone()
+            },
+            verdicts,
+        };
+        let probes = prober.start();
         let mut deadline: Option<Instant> = None;
         let mut wish = *self.wishes.borrow_and_update();
         if let Wish::End(grace) = wish {
@@ -279,160 +279,4 @@ fn code(status: ExitStatus) -> i32 {
         .code()
         .or_else(|| status.signal().map(|signal| 128 + signal))
         .unwrap_or(128)
-}
-
-/// The tasks that probe one run of a container; dropped with it.
-struct Probes(JoinHandle<()>);
-
-impl Drop for Probes {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-impl Probes {
-    fn start(life: &Life, pid: Option<u32>, verdicts: mpsc::Sender<Verdict>) -> Self {
-        let prober = Prober {
-            context: Arc::clone(&life.context),
-            container: life.container.clone(),
-            spec: Spec {
-                join: pid,
-                ..life.spec.clone()
-            },
-            verdicts,
-        };
-        Self(tokio::spawn(prober.run()))
-    }
-}
-
-struct Prober {
-    context: Arc<Context>,
-    container: Container,
-    spec: Spec,
-    verdicts: mpsc::Sender<Verdict>,
-}
-
-impl Prober {
-    async fn run(self) {
-        if let Some(probe) = &self.container.startup_probe {
-            if let Err(message) = self.until_ok(probe).await {
-                let _gone = self
-                    .verdicts
-                    .send(Verdict::Dead(format!("startup probe: {message}")))
-                    .await;
-                return;
-            }
-            let _gone = self.verdicts.send(Verdict::Started).await;
-        }
-        tokio::join!(self.readiness(), self.liveness());
-    }
-
-    /// Probes until it succeeds; the error of the last failure when its time (period × failures) is over.
-    async fn until_ok(&self, probe: &Probe) -> Result<(), String> {
-        let timing = Timing::of(probe);
-        sleep(timing.delay).await;
-        let give_up = Instant::now() + timing.period * timing.failures;
-        let mut attempts = 0;
-        loop {
-            match self.once(probe, timing).await {
-                Ok(()) => return Ok(()),
-                Err(message) if Instant::now() >= give_up => return Err(message),
-                Err(_) => attempts += 1,
-            }
-            sleep(settling(timing.period, attempts)).await;
-        }
-    }
-
-    async fn readiness(&self) {
-        let Some(probe) = &self.container.readiness_probe else {
-            return;
-        };
-        let timing = Timing::of(probe);
-        sleep(timing.delay).await;
-        let (mut ready, mut run, mut attempts) = (false, 0u32, 0u32);
-        loop {
-            let result = self.once(probe, timing).await;
-            attempts = attempts.saturating_add(1);
-            run = if result.is_ok() == ready { 0 } else { run + 1 };
-            if run >= if ready { timing.failures } else { timing.successes } {
-                ready = !ready;
-                run = 0;
-                let message = result.err().map(|message| format!("readiness probe: {message}"));
-                let _gone = self.verdicts.send(Verdict::Ready(ready, message)).await;
-            } else if let Err(message) = result
-                && !ready
-            {
-                let message = Some(format!("readiness probe: {message}"));
-                let _gone = self.verdicts.send(Verdict::Ready(false, message)).await;
-            }
-            sleep(if ready {
-                timing.period
-            } else {
-                settling(timing.period, attempts)
-            })
-            .await;
-        }
-    }
-
-    async fn liveness(&self) {
-        let Some(probe) = &self.container.liveness_probe else {
-            return;
-        };
-        let timing = Timing::of(probe);
-        sleep(timing.delay.max(Duration::from_millis(200))).await;
-        let mut failures = 0;
-        loop {
-            match self.once(probe, timing).await {
-                Ok(()) => failures = 0,
-                Err(message) => {
-                    failures += 1;
-                    if failures >= timing.failures {
-                        let _gone = self
-                            .verdicts
-                            .send(Verdict::Dead(format!("liveness probe: {message}")))
-                            .await;
-                        return;
-                    }
-                }
-            }
-            sleep(timing.period).await;
-        }
-    }
-
-    async fn once(&self, probe: &Probe, timing: Timing) -> Result<(), String> {
-        let ip = self
-            .context
-            .network
-            .ips
-            .first()
-            .copied()
-            .ok_or("the pod has no address")?;
-        match Action::of(probe, &self.container, ip)? {
-            Action::Exec(argv) => {
-                let file = self
-                    .context
-                    .dir
-                    .join(format!("{}.probe.json", self.container.name));
-                let spec = Spec {
-                    argv,
-                    ..self.spec.clone()
-                };
-                let mut child = container::spawn(&spec, &file, Stdio::null(), Stdio::null())
-                    .map_err(|e| e.to_string())?;
-                match tokio::time::timeout(timing.timeout, child.wait()).await {
-                    Ok(Ok(status)) if status.success() => Ok(()),
-                    Ok(Ok(status)) => Err(format!("command ended with {status}")),
-                    Ok(Err(error)) => Err(error.to_string()),
-                    Err(_) => Err(format!("no answer within {} s", timing.timeout.as_secs())),
-                }
-            }
-            network => probe::network(&network, timing.timeout).await,
-        }
-    }
-}
-
-/// The first attempts follow each other quickly, so that a pod is ready as soon as it can be; then the period rules.
-fn settling(period: Duration, attempts: u32) -> Duration {
-    let quick = Duration::from_millis(50) * 2u32.saturating_pow(attempts.min(8));
-    quick.min(period)
 }
