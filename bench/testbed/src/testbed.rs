@@ -1,7 +1,6 @@
 //! The testbed as its callers see it.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Output;
 use std::time::Duration;
 
@@ -310,23 +309,3 @@ fn describe(pods: &[PodStatus]) -> String {
         lines.join("; ")
     }
 }
-
-/// Overwrites a file that is bound into containers: same inode, never shorter than either content.
-fn overwrite(path: &Path, text: &str) -> std::io::Result<()> {
-    use std::io::Write as _;
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)?;
-    file.write_all(text.as_bytes())?;
-    file.set_len(text.len() as u64)
-}
-
-/// Names by which snapshots and events call a pod.
-fn label(key: &(String, String)) -> String {
-    format!("{}/{}", key.0, key.1)
-}
-
-/// Pods by namespace and name.
-type Entries = BTreeMap<(String, String), node::Entry>;

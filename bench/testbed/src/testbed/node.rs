@@ -1,35 +1,33 @@
-//! The node's loop: manifests and observations in, pods, rules, hosts files and observed objects out.
+//! The node's loop: manifests and observations in, steps of the controllers carried out; [`create`] makes pods,
+//! [`publish`] puts rules, hosts files and observed objects in force.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
-use k8s_openapi::api::core::v1::{Namespace, Pod, PodIP, PodStatus as ApiStatus};
 use notify::Watcher as _;
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use weir_init::nftables::{Netlink, Table};
 use weir_init::rules::Family;
 
-use super::{Entries, Event, label, overwrite};
-use crate::addresses::{self, GATEWAY, HostNumber};
-use crate::cluster::{self, Cluster};
+use super::Event;
+use crate::addresses::{self, HostNumber};
+use crate::cluster::Cluster;
 use crate::controllers::{self, Observed, Owner, Step};
 use crate::manifests::{Directories, Key, Manifests};
 use crate::network::Network;
 use crate::options::Options;
 use crate::pod::{self, Context, Orders, Phase, PodStatus};
-use crate::services::{self, Endpoint, Resolved};
-use crate::volumes::Volumes;
+
+mod create;
+mod publish;
 
 /// How long the manifest directory must be quiet before it is read.
 const DEBOUNCE: Duration = Duration::from_millis(30);
 /// How long a pod's network outlives its containers.
 const LINGER: Duration = Duration::from_secs(5);
-const NODE_NAME: &str = "weir-node";
 
 /// What callers ask of the node.
 pub(super) enum Command {
@@ -48,7 +46,7 @@ pub(super) enum Command {
 }
 
 /// One pod on the node.
-pub(super) struct Entry {
+struct Entry {
     owner: Owner,
     number: HostNumber,
     context: Arc<Context>,
@@ -69,6 +67,11 @@ impl Entry {
     fn status(&self) -> PodStatus {
         self.context.status.borrow().clone()
     }
+
+    /// Whether it was told to end and has.
+    fn is_gone(&self) -> bool {
+        self.task.is_finished() && self.context.status.borrow().terminating
+    }
 }
 
 /// The node's state, owned by its task.
@@ -81,17 +84,18 @@ pub(super) struct Node {
     manifests: Arc<Manifests>,
     pod_addresses: addresses::Pods,
     service_addresses: addresses::Services,
-    pods: Entries,
+    pods: BTreeMap<Key, Entry>,
     poke: Arc<Notify>,
     changes: mpsc::UnboundedReceiver<()>,
     _watcher: notify::RecommendedWatcher,
     snapshot: watch::Sender<Vec<PodStatus>>,
     events: broadcast::Sender<Event>,
-    tables: BTreeMap<bool, Table>,
+    tables: BTreeMap<Family, Table>,
     rejected: BTreeMap<Owner, String>,
     /// Pods that are gone, whose network still answers late packets with a reset.
     lingering: Vec<(Instant, Arc<Context>)>,
-    stopping: bool,
+    /// Told to stop; says so once every pod is gone.
+    stopping: Option<oneshot::Sender<Result<()>>>,
 }
 
 impl Node {
@@ -137,7 +141,7 @@ impl Node {
             tables: BTreeMap::new(),
             rejected: BTreeMap::new(),
             lingering: Vec::new(),
-            stopping: false,
+            stopping: None,
         };
         node.read_manifests();
         Ok(node)
@@ -147,13 +151,12 @@ impl Node {
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
         let poke = Arc::clone(&self.poke);
         let mut tick = tokio::time::interval(Duration::from_secs(1));
-        let mut stopped: Option<oneshot::Sender<Result<()>>> = None;
         loop {
             self.reconcile().await;
-            if self.stopping && self.pods.is_empty() {
-                if let Some(done) = stopped.take() {
-                    let _nobody_waits = done.send(Ok(()));
-                }
+            if self.pods.is_empty()
+                && let Some(done) = self.stopping.take()
+            {
+                let _nobody_waits = done.send(Ok(()));
                 return;
             }
             tokio::select! {
@@ -165,27 +168,39 @@ impl Node {
                 }
                 command = inbox.recv() => match command {
                     None => return,
-                    Some(Command::Stop { done }) => {
-                        self.stopping = true;
-                        self.manifests = Arc::default();
-                        stopped = Some(done);
-                    }
-                    Some(Command::Delete { key, done }) => {
-                        let found = self.pods.contains_key(&key).then_some(()).ok_or_else(|| anyhow!("pod {} is gone", label(&key)));
-                        if found.is_ok() {
-                            self.end(&[key]);
-                        }
-                        let _nobody_waits = done.send(found);
-                    }
-                    Some(Command::Kill { key, container, done }) => {
-                        let found = self.pods.get(&key).ok_or_else(|| anyhow!("pod {} is gone", label(&key)));
-                        let _nobody_waits = done.send(found.map(|entry| {
-                            entry.orders.send_modify(|orders| *orders.kill.entry(container).or_default() += 1);
-                        }));
-                    }
+                    Some(command) => self.obey(command),
                 },
             }
         }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Stop { done } => {
+                self.manifests = Arc::default();
+                self.stopping = Some(done);
+            }
+            Command::Delete { key, done } => {
+                let found = self.find(&key).map(drop);
+                if found.is_ok() {
+                    self.end(&[key]);
+                }
+                let _nobody_waits = done.send(found);
+            }
+            Command::Kill { key, container, done } => {
+                let found = self.find(&key).map(|entry| {
+                    let kill = |orders: &mut Orders| *orders.kill.entry(container).or_default() += 1;
+                    entry.orders.send_modify(kill);
+                });
+                let _nobody_waits = done.send(found);
+            }
+        }
+    }
+
+    fn find(&self, key: &Key) -> Result<&Entry> {
+        self.pods
+            .get(key)
+            .ok_or_else(|| anyhow!("pod {} is gone", label(key)))
     }
 
     fn tell(&self, event: Event) {
@@ -193,7 +208,7 @@ impl Node {
     }
 
     fn read_manifests(&mut self) {
-        if self.stopping {
+        if self.stopping.is_some() {
             return;
         }
         let (manifests, errors) = self.directories.read();
@@ -226,7 +241,7 @@ impl Node {
         let gone: Vec<Key> = self
             .pods
             .iter()
-            .filter(|(_, entry)| entry.task.is_finished() && entry.context.status.borrow().terminating)
+            .filter(|(_, entry)| entry.is_gone())
             .map(|(key, _)| key.clone())
             .collect();
         self.lingering.retain(|(since, _)| since.elapsed() < LINGER);
@@ -256,233 +271,10 @@ impl Node {
         }
     }
 
-    async fn create(&mut self, owner: Owner, pod: Pod) {
-        match self.try_create(&owner, pod).await {
-            Ok(key) => {
-                self.rejected.remove(&owner);
-                self.tell(Event::Created(label(&key)));
-            }
-            Err(error) => {
-                let reason = format!("{error:#}");
-                if self.rejected.insert(owner.clone(), reason.clone()).as_ref() != Some(&reason) {
-                    tracing::error!(owner = label(&owner.key), reason, "pod not created");
-                    self.tell(Event::Rejected {
-                        owner: label(&owner.key),
-                        reason,
-                    });
-                }
-            }
-        }
-    }
-
-    async fn try_create(&mut self, owner: &Owner, mut pod: Pod) -> Result<Key> {
-        let namespace_name = owner.key.0.clone();
-        let namespace = self
-            .manifests
-            .namespaces
-            .get(&namespace_name)
-            .cloned()
-            .unwrap_or_else(|| {
-                let mut namespace = Namespace::default();
-                namespace.metadata.name = Some(namespace_name.clone());
-                namespace
-            });
-        pod.metadata.uid = Some(fresh_uid());
-        let mut pod = (self.options.mutate)(&namespace, pod).context("the injector refused the pod")?;
-        let key = (namespace_name, pod.metadata.name.clone().unwrap_or_default());
-        let uid = pod.metadata.uid.get_or_insert_with(fresh_uid).clone();
-        let number = self.pod_addresses.allocate(Instant::now())?;
-        let network = match self.network.add_pod(&uid, number).await {
-            Ok(network) => network,
-            Err(error) => {
-                self.pod_addresses.release(number, Instant::now());
-                return Err(error);
-            }
-        };
-        pod.spec.get_or_insert_default().node_name = Some(NODE_NAME.into());
-        pod.status = Some(ApiStatus {
-            host_ip: Some(GATEWAY.0.to_string()),
-            pod_ip: network.ips.first().map(ToString::to_string),
-            pod_ips: Some(
-                network
-                    .ips
-                    .iter()
-                    .map(|ip| PodIP { ip: ip.to_string() })
-                    .collect(),
-            ),
-            ..ApiStatus::default()
-        });
-        let dir = self.options.run_dir.join("pods").join(&uid);
-        std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
-        let volumes = Volumes::make(&dir.join("volumes"), &pod, &self.manifests, &self.options.mint)?;
-        std::fs::write(dir.join("resolv.conf"), "options timeout:1 attempts:1\n")?;
-        let status = PodStatus {
-            namespace: key.0.clone(),
-            name: key.1.clone(),
-            uid,
-            labels: pod.metadata.labels.clone().unwrap_or_default(),
-            ips: network.ips.clone(),
-            phase: Phase::Pending,
-            initialized: false,
-            terminating: false,
-            message: None,
-            containers: BTreeMap::new(),
-        };
-        let context = Arc::new(Context {
-            options: self.options.clone(),
-            pod,
-            network,
-            objects: Arc::clone(&self.manifests),
-            hosts: dir.join("hosts"),
-            dir,
-            volumes,
-            status: watch::Sender::new(status),
-        });
-        self.adopt(key.clone(), owner.clone(), number, context);
-        Ok(key)
-    }
-
-    /// Takes a pod in and starts its task, once its hosts file is in place.
-    fn adopt(&mut self, key: Key, owner: Owner, number: HostNumber, context: Arc<Context>) {
-        let (orders, received) = watch::channel(Orders::default());
-        let (go, wait) = oneshot::channel::<()>();
-        let (task_context, poke) = (Arc::clone(&context), Arc::clone(&self.poke));
-        let task = tokio::spawn(async move {
-            if wait.await.is_ok() {
-                pod::run(task_context, received).await;
-            }
-            poke.notify_one();
-        });
-        let (mut seen, poke) = (context.status.subscribe(), Arc::clone(&self.poke));
-        let watcher = tokio::spawn(async move {
-            while seen.changed().await.is_ok() {
-                poke.notify_one();
-            }
-        });
-        self.pods.insert(
-            key,
-            Entry {
-                owner,
-                number,
-                context,
-                orders,
-                task,
-                watcher,
-                was_ready: false,
-            },
-        );
-        self.publish();
-        let _pod_ended_already = go.send(());
-    }
-
-    /// Puts what is known in force: packet rules, hosts files, observed objects, the callers' snapshot.
-    fn publish(&mut self) {
-        let services = self.resolve_services();
-        let families: &[(bool, Family)] = if self.network.ipv6() {
-            &[(true, Family::V4), (false, Family::V6)]
-        } else {
-            &[(true, Family::V4)]
-        };
-        for (v4, family) in families {
-            let table = services::proxy_table(*family, &services);
-            if self.tables.get(v4) != Some(&table) {
-                match self.netlink.replace(&table) {
-                    Ok(()) => drop(self.tables.insert(*v4, table)),
-                    Err(error) => self.fail("put Service rules in force", &error),
-                }
-            }
-        }
-        for entry in self.pods.values() {
-            if let Err(error) = write_hosts(&entry.context, &services) {
-                self.fail("write a hosts file", &error);
-            }
-        }
-        let gateway = IpAddr::from(GATEWAY.0);
-        let pods: Vec<Pod> = self
-            .pods
-            .values()
-            .filter(|entry| !(entry.task.is_finished() && entry.context.status.borrow().terminating))
-            .map(|entry| cluster::observed(&entry.context.pod, &entry.context.status.borrow(), gateway))
-            .collect();
-        if let Err(error) = self.cluster.publish(&pods, &services) {
-            self.fail("write observed objects", error.as_ref());
-        }
-        let mut told = Vec::new();
-        for (key, entry) in &mut self.pods {
-            let ready = entry.context.status.borrow().ready();
-            if std::mem::replace(&mut entry.was_ready, ready) != ready {
-                told.push(if ready {
-                    Event::Ready(label(key))
-                } else {
-                    Event::NotReady(label(key))
-                });
-            }
-        }
-        for event in told {
-            self.tell(event);
-        }
-        let snapshot: Vec<PodStatus> = self.pods.values().map(Entry::status).collect();
-        self.snapshot.send_if_modified(|old| {
-            let changed = *old != snapshot;
-            *old = snapshot;
-            changed
-        });
-    }
-
     fn fail(&self, what: &str, error: &dyn std::error::Error) {
         let message = format!("cannot {what}: {error}");
         tracing::error!("{message}");
         self.tell(Event::Failure(message));
-    }
-
-    fn resolve_services(&mut self) -> BTreeMap<Key, Resolved> {
-        let mut all = BTreeMap::new();
-        for (key, service) in &self.manifests.services {
-            let spec = service.spec.as_ref();
-            if spec.and_then(|spec| spec.type_.as_deref()) == Some("ExternalName") {
-                continue;
-            }
-            let mut service = service.clone();
-            let mut cluster_ips = Vec::new();
-            if !services::is_headless(&service) {
-                let asked = spec
-                    .and_then(|spec| spec.cluster_ip.as_deref())
-                    .and_then(|ip| ip.parse().ok());
-                match self.service_addresses.assign(&key.0, &key.1, asked) {
-                    Ok(pair) => cluster_ips = services::cluster_ips(pair, self.network.ipv6()),
-                    Err(error) => {
-                        self.fail("give a Service its address", &error);
-                        continue;
-                    }
-                }
-                let spec = service.spec.get_or_insert_default();
-                spec.cluster_ip = cluster_ips.first().map(ToString::to_string);
-                spec.cluster_ips = Some(cluster_ips.iter().map(ToString::to_string).collect());
-            }
-            let endpoints = self
-                .pods
-                .values()
-                .filter(|entry| services::selects(&service, &entry.context.pod))
-                .map(|entry| (entry, entry.status()))
-                .filter(|(_, status)| !status.ended())
-                .map(|(entry, status)| Endpoint {
-                    pod: entry.context.pod.clone(),
-                    ips: status.ips.clone(),
-                    ready: status.ready(),
-                    serving: status.serving(),
-                    terminating: status.terminating,
-                })
-                .collect();
-            all.insert(
-                key.clone(),
-                Resolved {
-                    service,
-                    cluster_ips,
-                    endpoints,
-                },
-            );
-        }
-        all
     }
 }
 
@@ -498,16 +290,9 @@ fn observe(key: &Key, entry: &Entry) -> Observed {
     }
 }
 
-fn write_hosts(context: &Context, services: &BTreeMap<Key, Resolved>) -> std::io::Result<()> {
-    let meta = &context.pod.metadata;
-    let name = meta.name.clone().unwrap_or_default();
-    let own: Vec<(IpAddr, String)> = context.network.ips.iter().map(|ip| (*ip, name.clone())).collect();
-    let text = services::hosts_file(meta.namespace.as_deref().unwrap_or_default(), &own, services);
-    let path: &Path = &context.hosts;
-    if std::fs::read_to_string(path).is_ok_and(|old| old == text) {
-        return Ok(());
-    }
-    overwrite(path, &text)
+/// Names by which snapshots and events call a pod.
+fn label(key: &Key) -> String {
+    format!("{}/{}", key.0, key.1)
 }
 
 fn fresh_name() -> String {
@@ -515,18 +300,4 @@ fn fresh_name() -> String {
     (0..5)
         .map(|_| char::from(LETTERS[rand::random_range(0..LETTERS.len())]))
         .collect()
-}
-
-/// A random UUID (RFC 9562 version 4).
-fn fresh_uid() -> String {
-    let bits = (rand::random::<u128>() & !(0xf << 76 | 0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
-    let hex = format!("{bits:032x}");
-    format!(
-        "{}-{}-{}-{}-{}",
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..]
-    )
 }

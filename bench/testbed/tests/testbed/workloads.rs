@@ -12,6 +12,7 @@ pub(crate) fn trials(sandbox: Option<Sandbox>) -> Vec<Trial> {
         trial("a_rollout_never_leaves_a_service_without_a_pod", sandbox, rollout),
         trial("a_job_with_a_native_sidecar_completes", sandbox, job),
         trial("a_broken_manifest_keeps_the_last_good_state", sandbox, broken),
+        trial("a_pod_that_is_refused_leaves_nothing_behind", sandbox, refused),
         trial("volumes_and_tokens_reach_the_container", sandbox, volumes),
         trial("a_killed_container_restarts", sandbox, killed),
     ]
@@ -124,6 +125,27 @@ async fn broken(sandbox: Sandbox) {
         })
         .await
         .unwrap();
+    bed.stop().await;
+}
+
+async fn refused(sandbox: Sandbox) {
+    let volume = "volumeMounts: [{name: settings, mountPath: /settings}]
+      volumes: [{name: settings, configMap: {name: settings}}]";
+    let bed = Bed::start(sandbox, &[("web.yaml", &deployment("web", 1, volume))]).await;
+    let mut events = bed.testbed.events();
+    let reason = loop {
+        if let Event::Rejected { reason, .. } = events.recv().await.unwrap() {
+            break reason;
+        }
+    };
+    assert!(reason.contains("ConfigMap settings"), "{reason}");
+    let settings = "{apiVersion: v1, kind: ConfigMap, metadata: {name: settings, namespace: shop}}";
+    bed.write("settings.yaml", settings);
+    bed.testbed.wait_ready(PATIENCE).await.unwrap();
+    let run = bed.testbed.cluster_dir().parent().unwrap().to_owned();
+    for kind in ["pods", "netns"] {
+        assert_eq!(std::fs::read_dir(run.join(kind)).unwrap().count(), 1, "{kind}");
+    }
     bed.stop().await;
 }
 
