@@ -66,7 +66,8 @@ pub(crate) fn field(pod: &Pod, path: &str) -> Option<String> {
     }
 }
 
-/// Environment of `container` in order; later names replace earlier ones.
+/// Environment of `container` in order; later names replace earlier ones. Variables from a `resourceFieldRef` are left
+/// out.
 pub(crate) fn resolve(
     pod: &Pod,
     container: &Container,

@@ -35,6 +35,16 @@ pub(super) fn resolve(context: &Context, container: &Container) -> Result<Spec> 
             caps |= rustix::thread::CapabilitySet::NET_ADMIN.bits();
         }
     }
+    for variable in container.env.iter().flatten() {
+        let source = variable.value_from.as_ref();
+        if source.is_some_and(|source| source.resource_field_ref.is_some()) {
+            tracing::warn!(
+                container = container.name,
+                variable = variable.name,
+                "left out: resourceFieldRef has no figure here, as resources are not limited; write a value if it is needed"
+            );
+        }
+    }
     let own = environment::resolve(&context.pod, container, &context.objects)?;
     env.retain(|(name, _)| !own.iter().any(|(known, _)| known == name));
     env.extend(own);
