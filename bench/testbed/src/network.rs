@@ -22,6 +22,8 @@ use crate::addresses::{GATEWAY, HostNumber};
 
 /// Name of the bridge all pods hang on.
 pub const BRIDGE: &str = "weir0";
+/// Its hardware address: locally administered.
+const BRIDGE_MAC: [u8; 6] = [0x02, 0x57, 0x45, 0x49, 0x52, 0x00];
 
 /// The node's side of the network.
 pub(crate) struct Network {
@@ -81,6 +83,9 @@ impl Network {
         }
         let bridge = LinkBridge::new(BRIDGE)
             .append_info_data(InfoBridge::MulticastSnooping(false))
+            // Without one of its own, the bridge takes over a new port's address now and then, and pods that know
+            // the one before send to nobody until they ask again.
+            .address(BRIDGE_MAC.to_vec())
             .build();
         handle
             .link()
@@ -250,6 +255,8 @@ fn quiet_ipv6(ipv6: bool) -> Result<()> {
                 ("accept_dad", "0"),
                 ("dad_transmits", "0"),
                 ("accept_ra", "0"),
+                // IPv6 has no way to forbid their sending: pods would learn short cuts around the node.
+                ("accept_redirects", "0"),
             ] {
                 sysctl(&format!("ipv6/conf/{scope}/{name}"), value)?;
             }
