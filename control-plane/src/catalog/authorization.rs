@@ -5,7 +5,9 @@
 //! - A proxy takes the first rule that matches a request. So that an overlap cannot take away what another
 //!   TrafficTarget grants, a rule that covers another comes after it and shares its principals with it; otherwise
 //!   rules are ordered by the name of their HTTPRouteGroup.
-//! - A TrafficTarget with TCPRoutes grants connections to their ports; with HTTP rules only, to any port.
+//! - A TrafficTarget with TCPRoutes grants connections to their ports; with HTTP rules only, to any port. The latter
+//!   is no grant of opaque bytes on a port whose protocol is told by its clients' sidecars: there a client could pass
+//!   by the HTTP rules merely by being silent at first.
 //! - What names an object that does not exist grants nothing.
 
 use std::{
@@ -205,12 +207,14 @@ impl Reading<'_> {
                 }
             }
         }
-        if !tcp_routes && http {
+        let for_requests = !tcp_routes && http;
+        if for_requests {
             ports = Some(BTreeSet::new());
         }
         if let Some(ports) = ports {
             grants.tcp.push(TcpRule {
                 ports,
+                for_requests,
                 rule: rule.clone(),
             });
         }

@@ -193,6 +193,8 @@ pub struct HttpRule {
 pub struct TcpRule {
     /// Target ports; empty: every port.
     pub ports: BTreeSet<u16>,
+    /// Granted so that HTTP rules can be applied to what comes over the connection, not for bytes of any kind.
+    pub for_requests: bool,
     /// Who.
     pub rule: Rule,
 }

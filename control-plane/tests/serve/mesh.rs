@@ -117,6 +117,7 @@ pub(crate) fn mesh() -> Snapshot {
         }],
         tcp: vec![TcpRule {
             ports: BTreeSet::new(),
+            for_requests: false,
             rule,
         }],
     };

@@ -24,7 +24,7 @@ use super::{
     parts::{self, ALPN_HTTP, ALPN_TCP, HTTP_RBAC, Look},
     rbac,
 };
-use crate::catalog::{Authorization, HttpRule, InboundPort, MeshSettings, Pod, Protocol};
+use crate::catalog::{Authorization, HttpRule, InboundPort, MeshSettings, Pod, Protocol, TcpRule};
 
 const PORT: u16 = 15003;
 
@@ -83,13 +83,13 @@ fn port_chains(inbound: &InboundPort, mesh: &MeshSettings) -> Vec<FilterChain> {
         }
         Protocol::Tcp | Protocol::TcpServerFirst => {
             let protocol = parts::protocol_name(inbound.protocol);
-            tcp_chain(inbound, mesh, protocol, &[ALPN_HTTP, ALPN_TCP])
+            tcp_chain(inbound, mesh, protocol, &[ALPN_HTTP, ALPN_TCP], |_| true)
                 .into_iter()
                 .collect()
         }
         Protocol::Undeclared => [
             Some(http_chain(inbound, mesh, "http")),
-            tcp_chain(inbound, mesh, "tcp", &[ALPN_TCP]),
+            tcp_chain(inbound, mesh, "tcp", &[ALPN_TCP], |rule| !rule.for_requests),
         ]
         .into_iter()
         .flatten()
@@ -100,7 +100,10 @@ fn port_chains(inbound: &InboundPort, mesh: &MeshSettings) -> Vec<FilterChain> {
 fn http_chain(inbound: &InboundPort, mesh: &MeshSettings, protocol: &str) -> FilterChain {
     let name = chain_name(inbound, protocol);
     let http = parts::http(&name, routes_name(inbound.port), true);
-    let filters = network_rbac(inbound, &name).into_iter().chain([http]).collect();
+    let filters = network_rbac(inbound, &name, |_| true)
+        .into_iter()
+        .chain([http])
+        .collect();
     chain(inbound, mesh, name, &[ALPN_HTTP], filters)
 }
 
@@ -109,10 +112,14 @@ fn tcp_chain(
     mesh: &MeshSettings,
     protocol: &str,
     alpn: &[&str],
+    counts: fn(&TcpRule) -> bool,
 ) -> Option<FilterChain> {
     let name = chain_name(inbound, protocol);
     let tcp = parts::tcp(&name, &[(parts::local_name(inbound.port), 1)])?;
-    let filters = network_rbac(inbound, &name).into_iter().chain([tcp]).collect();
+    let filters = network_rbac(inbound, &name, counts)
+        .into_iter()
+        .chain([tcp])
+        .collect();
     Some(chain(inbound, mesh, name, alpn, filters))
 }
 
@@ -153,10 +160,14 @@ fn chain(
 fn network_rbac(
     inbound: &InboundPort,
     stat_prefix: &str,
+    counts: fn(&TcpRule) -> bool,
 ) -> Option<weir_xds::envoy::config::listener::v3::Filter> {
     match &*inbound.authorization {
         Authorization::Permissive => None,
-        Authorization::Rules { tcp, .. } => Some(rbac::network(inbound.port, tcp, stat_prefix)),
+        Authorization::Rules { tcp, .. } => {
+            let rules = tcp.iter().filter(|rule| counts(rule));
+            Some(rbac::network(inbound.port, rules, stat_prefix))
+        }
     }
 }
 
@@ -228,5 +239,60 @@ fn regex(expression: &str) -> RegexMatcher {
     RegexMatcher {
         regex: expression.to_owned(),
         ..RegexMatcher::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+
+    use prost::Message as _;
+    use weir_xds::envoy::{
+        config::listener::v3::filter::ConfigType, extensions::filters::network::rbac::v3::Rbac as NetworkRbac,
+    };
+
+    use super::*;
+    use crate::catalog::Rule;
+
+    fn rule(policy: &str, ports: &[u16], for_requests: bool) -> TcpRule {
+        TcpRule {
+            ports: ports.iter().copied().collect(),
+            for_requests,
+            rule: Rule {
+                policies: BTreeSet::from([policy.to_owned()]),
+                principals: BTreeSet::from([Arc::from(format!("spiffe://cluster.local/{policy}"))]),
+            },
+        }
+    }
+
+    /// The policies that let clients connect with this application protocol.
+    fn admitting(protocol: Protocol, alpn: &str) -> Vec<String> {
+        let inbound = InboundPort {
+            port: 9000,
+            protocol,
+            services: Vec::new(),
+            authorization: Arc::new(Authorization::Rules {
+                http: Vec::new(),
+                tcp: vec![rule("browse", &[], true), rule("bytes", &[9000], false)],
+            }),
+        };
+        let chains = port_chains(&inbound, &MeshSettings::default());
+        let chain = chains.iter().find(|chain| {
+            let matches = chain.filter_chain_match.as_ref().unwrap();
+            matches.application_protocols.iter().any(|name| name == alpn)
+        });
+        let Some(ConfigType::TypedConfig(any)) = &chain.unwrap().filters[0].config_type else {
+            panic!("no configuration");
+        };
+        let filter = NetworkRbac::decode(any.value.as_slice()).unwrap();
+        filter.rules.unwrap().policies.into_keys().collect()
+    }
+
+    #[test]
+    fn http_rules_cannot_be_passed_by_as_opaque_bytes() {
+        assert_eq!(admitting(Protocol::Undeclared, ALPN_HTTP), ["browse", "bytes"]);
+        assert_eq!(admitting(Protocol::Undeclared, ALPN_TCP), ["bytes"]);
+        assert_eq!(admitting(Protocol::Tcp, ALPN_TCP), ["browse", "bytes"]);
     }
 }

@@ -23,10 +23,14 @@ use super::parts::network_filter;
 use crate::catalog::{Rule, TcpRule};
 
 /// The filter that decides who may connect to the port. No rule that applies: nobody.
-pub(super) fn network(port: u16, rules: &[TcpRule], stat_prefix: &str) -> Filter {
+pub(super) fn network<'a>(
+    port: u16,
+    rules: impl IntoIterator<Item = &'a TcpRule>,
+    stat_prefix: &str,
+) -> Filter {
     let applies = |rule: &&TcpRule| rule.ports.is_empty() || rule.ports.contains(&port);
     let mut policies = BTreeMap::new();
-    for rule in rules.iter().filter(applies) {
+    for rule in rules.into_iter().filter(applies) {
         let permission = match rule.ports.is_empty() {
             true => PermissionRule::Any(true),
             false => PermissionRule::DestinationPort(u32::from(port)),
