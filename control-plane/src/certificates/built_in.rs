@@ -167,10 +167,12 @@ fn leaf_parameters(profile: &Profile) -> Result<CertificateParams, CertificateEr
     match profile {
         Profile::Workload { identity, pod_uid } => {
             parameters.distinguished_name = name(pod_uid);
-            parameters.subject_alt_names = vec![
-                SanType::URI(identity.uri().try_into()?),
-                SanType::DnsName(identity.dns_name().try_into()?),
-            ];
+            parameters.subject_alt_names = vec![SanType::URI(identity.uri().try_into()?)];
+            if let Some(dns_name) = identity.dns_name() {
+                parameters
+                    .subject_alt_names
+                    .push(SanType::DnsName(dns_name.try_into()?));
+            }
             parameters.extended_key_usages = vec![
                 ExtendedKeyUsagePurpose::ServerAuth,
                 ExtendedKeyUsagePurpose::ClientAuth,

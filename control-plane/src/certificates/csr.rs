@@ -35,7 +35,10 @@ pub(super) fn public_key(pem: &str, identity: &Identity) -> Result<Vec<u8>, CsrE
     for name in &request.params.subject_alt_names {
         let (asked, fits) = match name {
             SanType::URI(uri) => (uri.as_str().to_owned(), uri.as_str() == identity.uri()),
-            SanType::DnsName(dns) => (dns.as_str().to_owned(), dns.as_str() == identity.dns_name()),
+            SanType::DnsName(dns) => (
+                dns.as_str().to_owned(),
+                identity.dns_name().as_deref() == Some(dns.as_str()),
+            ),
             other => (format!("{other:?}"), false),
         };
         if !fits {

@@ -51,12 +51,15 @@ impl Identity {
         )
     }
 
-    /// `<service account>.<namespace>.<trust domain>`.
-    pub fn dns_name(&self) -> String {
-        format!(
-            "{}.{}.{}",
-            self.service_account, self.namespace, self.trust_domain
-        )
+    /// `<service account>.<namespace>.<trust domain>`; `None` for an account with a dot in its name. That could spell
+    /// the name of someone else: the account `weir-controller.weir-system` of a namespace `svc` the controller's.
+    pub fn dns_name(&self) -> Option<String> {
+        let Self {
+            trust_domain,
+            namespace,
+            service_account,
+        } = self;
+        (!service_account.contains('.')).then(|| format!("{service_account}.{namespace}.{trust_domain}"))
     }
 }
 

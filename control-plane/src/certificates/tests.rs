@@ -96,6 +96,33 @@ async fn validity_has_a_floor_and_starts_a_little_earlier() {
 }
 
 #[tokio::test]
+async fn no_account_gets_the_dns_name_of_another() {
+    let directory = tempfile::tempdir().unwrap();
+    let issuer = BuiltIn::open(directory.path()).unwrap();
+    let mut forged = request(Duration::from_secs(60));
+    forged.profile = Profile::Workload {
+        identity: Identity {
+            trust_domain: "cluster.local".to_owned(),
+            namespace: "svc".to_owned(),
+            service_account: "weir-controller.weir-system".to_owned(),
+        },
+        pod_uid: "uid-1".to_owned(),
+    };
+    let chain = issuer.sign(forged).await.unwrap();
+    let (_, pem) = x509_parser::pem::parse_x509_pem(chain[0].as_bytes()).unwrap();
+    let leaf = pem.parse_x509().unwrap();
+    let names = leaf.subject_alternative_name().unwrap().unwrap();
+    assert!(
+        matches!(
+            &*names.value.general_names,
+            [x509_parser::extensions::GeneralName::URI(_)]
+        ),
+        "{:?}",
+        names.value.general_names
+    );
+}
+
+#[tokio::test]
 async fn two_roots_may_be_trusted_but_never_without_the_one_that_signs() {
     let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let issuer = BuiltIn::open(first.path()).unwrap();
