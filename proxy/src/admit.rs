@@ -35,7 +35,7 @@ pub fn admit(chain: &FilterChain, facts: &chain::Facts, peer: Option<&PeerIdenti
 /// Applies the rules of a route, or of the listener where the route has none of its own.
 ///
 /// # Errors
-/// When they deny the request.
+/// When they deny the request, or when there are rules and the application may read the request as another.
 pub fn admit_request(
     rules: Option<&Option<Arc<Rbac>>>,
     facts: &chain::Facts,
@@ -43,7 +43,15 @@ pub fn admit_request(
     request: policy::Request<'_>,
 ) -> Result<(), Denied> {
     match rules {
-        Some(Some(rules)) => decide(rules, &facts_of(facts, peer, Some(request)), Reason::RbacRequest),
+        Some(Some(rules)) => {
+            if let Some(why) = policy::ambiguity(&request) {
+                return Err(Denied {
+                    reason: Reason::RbacRequest,
+                    text: format!("the request has more than one reading: {why}"),
+                });
+            }
+            decide(rules, &facts_of(facts, peer, Some(request)), Reason::RbacRequest)
+        }
         _ => Ok(()),
     }
 }
@@ -66,5 +74,38 @@ fn decide(rules: &Rbac, facts: &Facts<'_>, reason: Reason) -> Result<(), Denied>
     match policy::decide(Some(rules), facts) {
         Decision::Allowed { .. } => Ok(()),
         Decision::Denied { text } => Err(Denied { reason, text }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Action, Permission, Policy, Principal};
+
+    #[test]
+    fn rules_do_not_allow_what_they_cannot_read() {
+        let rules = Rbac {
+            action: Action::Allow,
+            policies: vec![Policy {
+                name: "everyone".to_owned(),
+                permissions: vec![Permission::Any(true)],
+                principals: vec![Principal::Any(true)],
+            }],
+        };
+        let address = ([10, 0, 0, 1], 80).into();
+        let facts = chain::Facts::new(address, address, None);
+        let asked = |target: &str, rules| {
+            let request = http::Request::builder()
+                .uri(target)
+                .body(())
+                .map_err(|_| "no URI");
+            let request = request.as_ref().map(policy::Request::of);
+            request.is_ok_and(|request| admit_request(rules, &facts, None, request).is_ok())
+        };
+        let rules = Some(Arc::new(rules));
+        assert!(asked("/public/a", Some(&rules)));
+        assert!(!asked("/public/../admin", Some(&rules)));
+        assert!(asked("/public/../admin", Some(&None)));
+        assert!(asked("/public/../admin", None));
     }
 }

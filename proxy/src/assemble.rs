@@ -3,19 +3,24 @@
 //! A new version of a listener or of its routes is put in force only when every cluster that it names is ready, or
 //! after `PATIENCE`: until then the last good one serves, so no request meets a cluster that is still on its way.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use arc_swap::ArcSwapOption;
 use futures::future::select_all;
-use tokio::{
-    sync::watch,
-    task::AbortHandle,
-    time::{Instant, sleep_until},
-};
+use parking_lot::Mutex;
+use tokio::{sync::watch, task::AbortHandle, time::sleep_until};
 
 use crate::{
+    bucket::TokenBucket,
     model::Terminal as Filter,
-    model::{FilterChain, Http, Listener, Route, RouteAction, RouteSource, RouteTable, Tcp, WeightedCluster},
+    model::{
+        FilterChain, Http, Listener, Network, Route, RouteAction, RouteSource, RouteTable, Tcp,
+        WeightedCluster,
+    },
     route::{self, Turns},
     tls::{ServerSide, Tls},
     upstream::{Readiness, Upstream, Upstreams},
@@ -41,6 +46,23 @@ pub struct Chain {
     pub tls: Option<Arc<ServerSide>>,
     /// Its last filter.
     pub terminal: Terminal,
+    /// The bucket of each of its rate limits.
+    buckets: Arc<[Mutex<TokenBucket>]>,
+}
+
+impl Chain {
+    /// Whether one more connection is within its rate limits.
+    pub fn within_rate(&self, now: Instant) -> bool {
+        self.buckets.iter().all(|bucket| bucket.lock().take(now))
+    }
+}
+
+fn buckets(chain: &FilterChain, now: Instant) -> Arc<[Mutex<TokenBucket>]> {
+    let limits = chain.network.iter().filter_map(|filter| match filter {
+        Network::LocalRateLimit(settings) => Some(Mutex::new(TokenBucket::new(*settings, now))),
+        Network::Rbac(_) => None,
+    });
+    limits.collect()
 }
 
 /// The last filter of a chain, resolved.
@@ -257,7 +279,7 @@ impl Assembler {
             tokio::select! {
                 () = self.changed() => return false,
                 () = any => {}
-                () = sleep_until(deadline) => {
+                () = sleep_until(deadline.into()) => {
                     let listener = &candidate.listener.name;
                     tracing::warn!(listener, "some of its clusters or routes did not arrive in time; going on without them");
                     return true;
@@ -333,7 +355,10 @@ impl Assembler {
             }),
             Filter::Tcp(tcp) => Terminal::Tcp(tcp.clone(), Targets::new(&tcp.clusters, &self.upstreams)),
         };
+        // New routes do not fill the buckets.
+        let kept = last.and_then(|last| last.all().find(|chain| chain.model == *model));
         Arc::new(Chain {
+            buckets: kept.map_or_else(|| buckets(model, Instant::now()), |chain| chain.buckets.clone()),
             model: model.clone(),
             tls: model.tls.as_ref().map(|tls| self.tls.server(tls)),
             terminal,

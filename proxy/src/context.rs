@@ -9,6 +9,7 @@ use std::{
 use crate::{
     assemble::Assembly,
     drain::Drain,
+    http::AccessLog,
     telemetry::Telemetry,
     tls::Tls,
     upstream::Upstreams,
@@ -25,6 +26,8 @@ pub struct Context {
     pub tls: Arc<Tls>,
     /// Metrics.
     pub telemetry: Telemetry,
+    /// Where access log lines go.
+    pub access_log: AccessLog,
     /// The shutdown.
     pub drain: Drain,
     /// How long a silent client is waited for when its listener does not say.

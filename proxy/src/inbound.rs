@@ -1,6 +1,10 @@
 //! Connections to this pod, and to listeners of their own such as probes.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::net::TcpStream;
 
@@ -52,6 +56,11 @@ pub async fn handle(
         net::reset(client.stream());
         return Err(Reason::NoFilterChain);
     };
+
+    if !chain.within_rate(Instant::now()) {
+        net::reset(client.stream());
+        return Err(Reason::RateLimited);
+    }
 
     let (client, peer) = match &chain.tls {
         None => (Io::Plain(client), None),

@@ -21,6 +21,10 @@ use crate::{
 const ANSWER: Duration = Duration::from_secs(5);
 /// A service is followed for this long after its last connection.
 const IDLE: Duration = Duration::from_secs(60);
+/// Addresses followed at a time; connections to more are refused. An application that scans the network would
+/// otherwise fill this proxy's memory and its stream from the control plane, which takes 10,000 names. Those idle
+/// stay subscribed for a while, so it is less than half of that.
+const FOLLOWED: usize = 4096;
 
 /// The services that the pod uses, by address.
 pub struct Services {
@@ -43,15 +47,18 @@ impl Services {
         })
     }
 
-    /// The listener named by an address, followed from now on.
-    fn find(&self, address: SocketAddr) -> Arc<Assembly> {
+    /// The listener named by an address, followed from now on; `None` when too many are.
+    fn find(&self, address: SocketAddr) -> Option<Arc<Assembly>> {
         let mut known = self.known.lock();
+        if known.len() >= FOLLOWED && !known.contains_key(&address) {
+            return None;
+        }
         let service = known.entry(address).or_insert_with(|| Service {
             assembly: self.context.assemble(&address.to_string()),
             used: Instant::now(),
             warned: false,
         });
-        service.assembly.clone()
+        Some(service.assembly.clone())
     }
 
     /// Says why an address is refused that the control plane said nothing about, once while it is in use.
@@ -104,7 +111,10 @@ pub async fn handle(
         net::reset(&stream);
         return Err(Reason::Loop);
     }
-    let service = services.find(destination);
+    let Some(service) = services.find(destination) else {
+        net::reset(&stream);
+        return Err(Reason::Overflow);
+    };
     let standing = if context.control_plane {
         timeout(ANSWER, service.answered())
             .await

@@ -35,7 +35,7 @@ pub enum Reason {
     NoCluster,
     /// The cluster has no endpoint that can be used.
     NoEndpoint,
-    /// Too many requests or connections to the cluster at a time.
+    /// Too many requests or connections to the cluster at a time, or connections to too many addresses.
     Overflow,
     /// The TCP connect to the endpoint failed.
     ConnectFailed,

@@ -8,12 +8,16 @@ use std::{
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::{flow::Watch, repeat::Repeated};
 use crate::{telemetry::Measured, upstream::Lease};
 
 /// A body. Frames pass through as they come: nothing is collected, trailers included.
-pub struct Body(Kind, Option<Measured>);
+pub struct Body {
+    kind: Kind,
+    measured: Option<Measured>,
+    watch: Option<Box<Watch>>,
+}
 
 enum Kind {
     Full(Option<Bytes>),
@@ -21,8 +25,8 @@ enum Kind {
     Leased {
         incoming: Incoming,
         lease: Option<Lease>,
-        deadline: Option<Pin<Box<Sleep>>>,
     },
+    Repeated(Repeated),
 }
 
 /// Why a body broke off.
@@ -34,11 +38,21 @@ pub enum BodyError {
     /// It was not complete within the route's timeout.
     #[error("the response was not complete within the route's timeout")]
     Timeout,
+    /// Nothing passed for longer than the idle timeout.
+    #[error("nothing passed for longer than the stream's idle timeout")]
+    Idle,
+    /// The request is sent again, so this try of it ends.
+    #[error("the request is sent anew")]
+    Superseded,
 }
 
 impl Body {
     fn of(kind: Kind) -> Self {
-        Self(kind, None)
+        Self {
+            kind,
+            measured: None,
+            watch: None,
+        }
     }
 
     /// Nothing.
@@ -61,26 +75,27 @@ impl Body {
         Self::of(Kind::Leased {
             incoming,
             lease: Some(lease),
-            deadline: None,
         })
     }
 
-    /// Breaks off at this time.
-    pub fn ending_at(mut self, at: Instant) -> Self {
-        if let Kind::Leased { deadline, .. } = &mut self.0 {
-            *deadline = Some(Box::pin(sleep_until(at)));
-        }
-        self
+    /// One try of a request.
+    pub(super) fn repeated(repeated: Repeated) -> Self {
+        Self::of(Kind::Repeated(repeated))
+    }
+
+    /// What is done beside while it passes.
+    pub(super) fn watch(&mut self) -> &mut Watch {
+        self.watch.get_or_insert_default()
     }
 
     /// Holds the measurement of its request, which ends with the body.
     pub fn measure(&mut self, measured: Measured) {
-        self.1 = Some(measured);
+        self.measured = Some(measured);
     }
 
     /// Takes what the body holds of its connection; whoever has it now ends it.
     pub fn take_lease(&mut self) -> Option<Lease> {
-        match &mut self.0 {
+        match &mut self.kind {
             Kind::Leased { lease, .. } => lease.take(),
             _ => None,
         }
@@ -95,35 +110,33 @@ impl http_body::Body for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut self.0 {
+        let body = &mut *self;
+        let polled = match &mut body.kind {
             Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Kind::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::Http),
-            Kind::Leased {
-                incoming, deadline, ..
-            } => {
-                let polled = Pin::new(incoming).poll_frame(cx).map_err(BodyError::Http);
-                if polled.is_pending()
-                    && let Some(deadline) = deadline
-                    && deadline.as_mut().poll(cx).is_ready()
-                {
-                    return Poll::Ready(Some(Err(BodyError::Timeout)));
-                }
-                polled
+            Kind::Incoming(incoming) | Kind::Leased { incoming, .. } => {
+                Pin::new(incoming).poll_frame(cx).map_err(BodyError::Http)
             }
+            Kind::Repeated(repeated) => repeated.poll_frame(cx),
+        };
+        match &mut body.watch {
+            None => polled,
+            Some(watch) => watch.see(cx, polled),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        match &self.kind {
             Kind::Full(bytes) => bytes.is_none(),
             Kind::Incoming(incoming) | Kind::Leased { incoming, .. } => incoming.is_end_stream(),
+            Kind::Repeated(repeated) => repeated.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.kind {
             Kind::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Kind::Incoming(incoming) | Kind::Leased { incoming, .. } => incoming.size_hint(),
+            Kind::Repeated(repeated) => repeated.size_hint(),
         }
     }
 }

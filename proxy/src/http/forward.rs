@@ -1,23 +1,28 @@
 //! One request, from its route to its response.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use http::{
-    HeaderValue, Method, Request, Response, StatusCode, Version,
+    HeaderValue, Method, Request, Response, StatusCode,
     header::{CONNECTION, UPGRADE},
 };
-use tokio::time::{Instant, timeout_at};
 
-use super::{Body, Session, headers, rescue::Refusal, upgrade};
+use super::{
+    Body, Session,
+    exchange::{Exchange, Observers},
+    flow::Way,
+    headers,
+    rescue::Refusal,
+    upgrade,
+};
 use crate::{
     admit::{Denied, admit_request},
-    assemble::{HttpChain, Targets, Terminal},
-    model::{AppProtocol, Destination, Http, RouteAction},
+    assemble::{Chain, HttpChain, Targets, Terminal},
+    model::{Destination, Http, RouteAction},
     policy,
     reason::Reason,
     route::{self, Matched},
-    telemetry::Measured,
-    upstream::{Endpoint, SendError, Upstream},
+    upstream::Upstream,
 };
 
 /// Answers a request: by forwarding it, or as its route says.
@@ -26,10 +31,10 @@ use crate::{
 /// With what the client is to be told when it is refused or there is no response.
 pub(super) async fn answer(
     session: &Session,
+    chain: &Chain,
     mut request: Request<Body>,
-    measured: &mut Option<Measured>,
+    observers: &mut Observers,
 ) -> Result<Response<Body>, Refusal> {
-    let chain = session.chain().map_err(closed)?;
     let Terminal::Http(http) = &chain.terminal else {
         return Err(closed(Reason::NoFilterChain));
     };
@@ -57,84 +62,40 @@ pub(super) async fn answer(
     let rewritten = matched.rewrite(policy::Request::of(&request).target);
     matched.change_request(request.headers_mut());
     headers::retarget(&mut request, rewritten, destination.host_rewrite.as_ref());
-    let upstream = target(http, &matched)?;
-    let endpoint = upstream
-        .pick(session.facts.destination)
-        .map_err(|reason| unavailable(reason, upstream))?;
-    if let Some(measured) = measured {
-        measured.sent_to(endpoint.requests());
+    let idle_timeout = destination.idle_timeout.or(http.http.stream_idle_timeout);
+    if idle_timeout.is_some() {
+        observers.flow.get_or_insert_default();
     }
-    let mut response = send(
-        session,
-        upstream,
-        endpoint,
-        destination,
-        request,
-        wanted.is_some(),
-    )
-    .await?;
-    matched.change_response(response.headers_mut());
-    Ok(response)
-}
-
-/// Sends the request to an endpoint of the cluster, within the route's timeout.
-async fn send(
-    session: &Session,
-    upstream: &Upstream,
-    endpoint: Arc<Endpoint>,
-    destination: &Destination,
-    mut request: Request<Body>,
-    upgrading: bool,
-) -> Result<Response<Body>, Refusal> {
-    let http2 = match endpoint.cluster().protocol {
-        AppProtocol::Downstream => request.version() == Version::HTTP_2,
-        AppProtocol::Http1 => false,
-        AppProtocol::Http2 => !upgrading,
-    };
+    if let Some(flow) = &observers.flow {
+        request.body_mut().watch().flow = Some((flow.clone(), Way::Received));
+    }
     let connect = request.method() == Method::CONNECT;
-    let client = upgrading.then(|| hyper::upgrade::on(&mut request));
-    if upgrading {
+    let client = wanted.is_some().then(|| hyper::upgrade::on(&mut request));
+    if client.is_some() {
         keep_upgrade(&mut request);
     } else {
         headers::strip_hop_by_hop(request.headers_mut());
     }
-    if http2 {
-        headers::to_http2(&mut request);
-    } else {
-        headers::to_http1(&mut request);
-    }
-    let connector = session.context.upstreams.connector();
-    let response = async {
-        let in_flight = endpoint.clone().begin()?;
-        if http2 {
-            in_flight.send_http2(connector, request).await
-        } else {
-            in_flight.send_http1(connector, request).await
-        }
+    let exchange = Exchange {
+        session,
+        upstream: target(http, &matched)?,
+        destination,
+        idle_timeout,
+        upgrading: client.is_some(),
     };
-    let mut response = match destination.timeout {
-        None => response.await.map_err(|error| failed(&error, &endpoint))?,
-        Some(limit) => {
-            let deadline = Instant::now() + limit;
-            let response = timeout_at(deadline, response)
-                .await
-                .map_err(|_| timed_out(limit, upstream))?;
-            let response = response.map_err(|error| failed(&error, &endpoint))?;
-            response.map(|body| body.ending_at(deadline))
-        }
-    };
+    let mut response = exchange.run(request, observers).await?;
     let switched =
         response.status() == StatusCode::SWITCHING_PROTOCOLS || connect && response.status().is_success();
-    if let Some(client) = client
-        && switched
-    {
-        let lease = response.body_mut().take_lease();
-        let endpoint = hyper::upgrade::on(&mut response);
-        let guard = session.context.drain.guard();
-        tokio::spawn(upgrade::splice(client, endpoint, lease, guard));
-        return Ok(response);
+    match client {
+        Some(client) if switched => {
+            let lease = response.body_mut().take_lease();
+            let endpoint = hyper::upgrade::on(&mut response);
+            let guard = session.context.drain.guard();
+            tokio::spawn(upgrade::splice(client, endpoint, idle_timeout, lease, guard));
+        }
+        _ => headers::strip_hop_by_hop(response.headers_mut()),
     }
-    headers::strip_hop_by_hop(response.headers_mut());
+    matched.change_response(response.headers_mut());
     Ok(response)
 }
 
@@ -169,7 +130,7 @@ fn target<'a>(http: &'a HttpChain, matched: &Matched<'_>) -> Result<&'a Arc<Upst
         .ok_or_else(|| Refusal::new(Reason::NoCluster, "every cluster of the route has weight 0"))
 }
 
-fn closed(reason: Reason) -> Refusal {
+pub(super) fn closed(reason: Reason) -> Refusal {
     Refusal::new(
         reason,
         format!("the listener's configuration changed and does not serve this connection any more: {reason}"),
@@ -210,29 +171,4 @@ fn direct(status: StatusCode, body: &Arc<str>) -> Refusal {
     let mut refusal = Refusal::new(Reason::DirectResponse, body.to_string());
     refusal.status = Some(status);
     refusal
-}
-
-fn unavailable(reason: Reason, upstream: &Upstream) -> Refusal {
-    let name = upstream.name();
-    let text = match reason {
-        Reason::NoCluster => format!("the cluster {name} is not known"),
-        _ => format!("no healthy endpoint of {name}"),
-    };
-    Refusal::new(reason, text)
-}
-
-fn failed(error: &SendError, endpoint: &Endpoint) -> Refusal {
-    tracing::debug!(endpoint = %endpoint.address(), %error, "no response from the endpoint");
-    Refusal::new(
-        error.reason(),
-        format!("upstream {}: {error}", endpoint.address()),
-    )
-}
-
-fn timed_out(limit: Duration, upstream: &Upstream) -> Refusal {
-    let text = format!(
-        "no response from {} within the route's timeout of {limit:?}",
-        upstream.name()
-    );
-    Refusal::new(Reason::RequestTimeout, text)
 }

@@ -10,6 +10,9 @@ use super::Body;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+/// By convention of Envoy the word of a proxy on its client's certificate. This one writes none, so what comes in is
+/// the client's own invention.
+const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 /// Removes what belongs to one connection only. `TE: trailers`, which gRPC needs, goes through.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
@@ -31,6 +34,7 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     headers.remove(UPGRADE);
     headers.remove(KEEP_ALIVE);
     headers.remove(PROXY_CONNECTION);
+    headers.remove(CLIENT_CERTIFICATE);
 }
 
 /// Removes `Connection` and the fields that it names.
@@ -141,5 +145,21 @@ fn join_cookies(headers: &mut HeaderMap) {
         .collect();
     if let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
         headers.insert(COOKIE, joined);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_cannot_vouch_for_its_own_certificate() {
+        let mut headers = HeaderMap::new();
+        let forged = HeaderValue::from_static("URI=spiffe://cluster.local/ns/shop/sa/admin");
+        headers.insert("x-forwarded-client-cert", forged);
+        headers.insert("x-other", HeaderValue::from_static("kept"));
+        strip_hop_by_hop(&mut headers);
+        assert!(!headers.contains_key("x-forwarded-client-cert"));
+        assert!(headers.contains_key("x-other"));
     }
 }

@@ -1,12 +1,17 @@
 //! HTTP: serving clients, forwarding to clusters, and answering in the proxy's own name.
 
+mod access;
 mod body;
+mod exchange;
+mod flow;
 mod forward;
 mod headers;
 pub mod limits;
+mod repeat;
 pub mod rescue;
 mod server;
 mod upgrade;
 
+pub use access::{AccessLog, LOGGED};
 pub use body::{Body, BodyError};
 pub use server::{Session, serve};

@@ -17,10 +17,10 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
-use super::{Body, forward, limits, rescue};
+use super::{Body, access::Entry, exchange::Observers, flow::Way, forward, limits, rescue};
 use crate::{
     admit::admit,
-    assemble::{Assembly, Chain, Resolved},
+    assemble::{Assembly, Chain, Resolved, Terminal},
     chain::{self, Facts},
     context::Context,
     detect::PREFACE,
@@ -200,13 +200,40 @@ fn http2_builder() -> http2::Builder<TokioExecutor> {
     builder
 }
 
+/// Begins the access log's line, where there is a log.
+fn observe(session: &Session, chain: &Chain, request: &Request<Body>, observers: &mut Observers) {
+    if let Terminal::Http(http) = &chain.terminal
+        && http.http.access_log
+    {
+        let flow = observers.flow.get_or_insert_default();
+        let server_name = &session.facts.hello.sni;
+        observers.entry = Some(Entry::new(
+            &session.context.access_log,
+            flow,
+            request,
+            server_name,
+        ));
+    }
+}
+
 /// One request: forwarded, or answered here.
 async fn respond(session: Arc<Session>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let grpc = rescue::is_grpc(request.headers());
     let http2 = request.version() == Version::HTTP_2;
     let telemetry = &session.context.telemetry;
-    let mut measured = (session.direction == Direction::Outbound).then(Measured::begin);
-    let answered = forward::answer(&session, request.map(Body::incoming), &mut measured).await;
+    let request = request.map(Body::incoming);
+    let mut observers = Observers {
+        measured: (session.direction == Direction::Outbound).then(Measured::begin),
+        ..Observers::default()
+    };
+    let answered = match session.chain() {
+        Ok(chain) => {
+            observe(&session, &chain, &request, &mut observers);
+            forward::answer(&session, &chain, request, &mut observers).await
+        }
+        Err(reason) => Err(forward::closed(reason)),
+    };
+    let reason = answered.as_ref().err().map(|refusal| refusal.reason);
     let mut response = match answered {
         Ok(response) => response,
         Err(refusal) => {
@@ -224,9 +251,15 @@ async fn respond(session: Arc<Session>, request: Request<Incoming>) -> Result<Re
             response
         }
     };
-    if let Some(measured) = measured {
+    if let Some(measured) = observers.measured {
         let measured = measured.answered(response.status(), &telemetry.requests);
         response.body_mut().measure(measured);
+    }
+    if let Some(mut entry) = observers.entry {
+        entry.answered(response.status(), reason);
+        let watch = response.body_mut().watch();
+        watch.flow = observers.flow.map(|flow| (flow, Way::Sent));
+        watch.entry = Some(entry);
     }
     *response.version_mut() = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
     let stage = session.context.drain.stage();

@@ -1,5 +1,7 @@
 //! Connections that stop being HTTP: after the switch bytes are copied as they are.
 
+use std::time::Duration;
+
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
@@ -10,7 +12,13 @@ use crate::{
 };
 
 /// Copies between the two sides of an upgraded request until both are done.
-pub(super) async fn splice(client: OnUpgrade, endpoint: OnUpgrade, lease: Option<Lease>, guard: Guard) {
+pub(super) async fn splice(
+    client: OnUpgrade,
+    endpoint: OnUpgrade,
+    idle_timeout: Option<Duration>,
+    lease: Option<Lease>,
+    guard: Guard,
+) {
     let (client, endpoint) = match tokio::try_join!(client, endpoint) {
         Ok(both) => both,
         Err(error) => {
@@ -22,7 +30,7 @@ pub(super) async fn splice(client: OnUpgrade, endpoint: OnUpgrade, lease: Option
     let result = net::copy(
         &mut TokioIo::new(client),
         &mut TokioIo::new(endpoint),
-        None,
+        idle_timeout,
         &mut copied,
     )
     .await;

@@ -4,6 +4,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 
+use crate::bucket;
+
 use super::{Rbac, RouteTable, StringMatcher, TrustBundle, WeightedCluster};
 
 /// Where connections are taken, and what is done with them.
@@ -134,14 +136,7 @@ pub enum Network {
     /// Authorization of the connection. `None`: everything is allowed.
     Rbac(Option<Arc<Rbac>>),
     /// A token bucket of connections.
-    LocalRateLimit {
-        /// Bucket size.
-        max_tokens: u32,
-        /// Tokens added at each fill.
-        tokens_per_fill: u32,
-        /// Time between fills.
-        fill_interval: Duration,
-    },
+    LocalRateLimit(bucket::Settings),
 }
 
 /// The filter that ends a chain.

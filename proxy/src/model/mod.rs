@@ -19,7 +19,7 @@ pub use listener::{
 pub use matcher::{HeaderMatcher, HeaderValueMatch, Regex, StringMatcher};
 pub use rbac::{Action, Permission, Policy, Principal, Rbac};
 pub use route::{
-    Destination, HeaderMutation, HeaderMutations, PathMatch, PathRewrite, QueryMatcher, Retry, Route,
-    RouteAction, RouteMatch, RouteTable, VirtualHost, WeightedCluster,
+    Destination, HeaderMutation, HeaderMutations, PathMatch, PathRewrite, QueryMatcher, Retry, RetryOn,
+    Route, RouteAction, RouteMatch, RouteTable, VirtualHost, WeightedCluster,
 };
 pub use secret::{Certificate, Secret, TrustBundle};

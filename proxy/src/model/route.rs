@@ -157,18 +157,40 @@ pub enum PathRewrite {
 /// When and how often a request is tried again.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Retry {
-    /// Envoy's conditions, `5xx`, `gateway-error`, `connect-failure`, `reset`, `retriable-4xx`, `refused-stream`...
-    pub on: Vec<String>,
+    /// Any of these.
+    pub on: Vec<RetryOn>,
     /// Tries after the first.
     pub num_retries: u32,
     /// Each try within this; `None`: only the route's limit.
     pub per_try_timeout: Option<Duration>,
-    /// Further status codes.
+    /// The codes of [`RetryOn::StatusCodes`].
     pub status_codes: Vec<u16>,
     /// First pause.
     pub base_interval: Duration,
     /// Longest pause.
     pub max_interval: Duration,
+}
+
+/// A condition to try again, by Envoy's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryOn {
+    /// `5xx`: a status of 500 and above, or no response.
+    ServerError,
+    /// `gateway-error`: status 502, 503 or 504, or no response.
+    GatewayError,
+    /// `reset`: no response.
+    Reset,
+    /// `connect-failure`: no connection.
+    ConnectFailure,
+    /// `refused-stream`: the endpoint says that it did not look at the request.
+    RefusedStream,
+    /// `retriable-4xx`: status 409.
+    Conflict,
+    /// `retriable-status-codes`: one of [`Retry::status_codes`].
+    StatusCodes,
+    /// `cancelled`, `deadline-exceeded`, `internal`, `resource-exhausted` or `unavailable`: this gRPC status in the
+    /// response's header.
+    Grpc(u8),
 }
 
 /// Changes to headers on the way in and out.

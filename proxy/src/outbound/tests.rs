@@ -3,6 +3,7 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::{
     drain::Drain,
+    http::AccessLog,
     model::{
         AppProtocol, Cluster, Direction, Discovery, FilterChain, Inspect, Limits, Listener, Tcp, Terminal,
         WeightedCluster,
@@ -27,6 +28,7 @@ fn disconnected() -> Arc<Context> {
         store,
         tls,
         telemetry,
+        access_log: AccessLog::default(),
         drain: Drain::default(),
         detect_timeout: Duration::from_millis(10),
         pod_ips: Vec::new(),
@@ -109,4 +111,16 @@ async fn an_address_outside_the_mesh_is_passed_through() {
     let (reached, _) = outside.accept().await.unwrap();
     drop(reached);
     assert_eq!(passing.await.unwrap(), Ok(()));
+}
+
+#[tokio::test]
+async fn a_scan_of_the_network_does_not_fill_the_memory() {
+    let services = Services::new(disconnected());
+    let address = |host: usize| SocketAddr::from((std::net::Ipv4Addr::from_bits(host.try_into().unwrap()), 80));
+    for host in 0..FOLLOWED {
+        assert!(services.find(address(host)).is_some());
+    }
+    assert!(services.find(address(FOLLOWED)).is_none());
+    assert!(services.find(address(0)).is_some(), "known ones stay in use");
+    assert_eq!(services.known.lock().len(), FOLLOWED);
 }

@@ -1,6 +1,7 @@
 //! Authorization: the rules of [`model::Rbac`](crate::model::Rbac) applied to what is known of a connection or
 //! of a request on it, as Envoy's RBAC filters do. Pure; nothing is allocated unless the answer is no.
 
+mod ambiguous;
 mod matching;
 mod request;
 #[cfg(test)]
@@ -11,6 +12,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+pub use ambiguous::ambiguity;
 pub(crate) use matching::starts_with;
 pub use matching::{header_matches, string_matches};
 pub use request::Request;

@@ -98,6 +98,10 @@ impl Upstream {
             return Ok(self.original(original, cluster, &now.tls));
         }
         let endpoints = &now.endpoints;
+        // Who asks for one pod of a headless service wants that pod: it may be the one that has the data.
+        if let Some(named) = endpoints.iter().find(|endpoint| endpoint.address() == original) {
+            return Ok(named.clone());
+        }
         let load = |index: usize| Load {
             cost: balance::least_request(endpoints[index].in_flight(), endpoints[index].weight()),
             ejected: endpoints[index].is_ejected(),

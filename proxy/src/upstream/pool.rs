@@ -29,6 +29,7 @@ use super::{
 use crate::{
     http::{Body, limits},
     reason::Reason,
+    retry::Failure,
 };
 
 /// Requests at a time on one HTTP/2 connection.
@@ -61,6 +62,22 @@ impl SendError {
             Self::Http(_) => Reason::UpstreamReset,
         }
     }
+
+    /// What it says about the endpoint; `None`: nothing, the fault is on our side.
+    pub fn failure(&self) -> Option<Failure> {
+        match self {
+            Self::Connect(_) => Some(Failure::Connect),
+            Self::Overflow(_) => None,
+            Self::Http(error) if error.is_user() => None,
+            Self::Http(error) if is_refused(error) => Some(Failure::RefusedStream),
+            Self::Http(_) => Some(Failure::Reset),
+        }
+    }
+}
+
+fn is_refused(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
+    cause.is_some_and(|cause| cause.reason() == Some(h2::Reason::REFUSED_STREAM))
 }
 
 #[derive(Default)]

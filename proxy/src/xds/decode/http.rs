@@ -5,12 +5,24 @@ use std::{sync::Arc, time::Duration};
 use prost_types::Any;
 use weir_xds::{
     TypeUrl,
-    envoy::extensions::filters::{
-        http::{local_ratelimit::v3::LocalRateLimit, rbac::v3 as proto_rbac, router::v3::Router},
-        network::http_connection_manager::v3::{
-            HttpConnectionManager, HttpFilter,
-            http_connection_manager::{CodecType, RouteSpecifier},
-            http_filter::ConfigType,
+    envoy::{
+        config::{
+            accesslog::v3::{AccessLog, access_log},
+            core::v3::substitution_format_string,
+        },
+        extensions::{
+            access_loggers::{
+                file::v3::{FileAccessLog, file_access_log},
+                stream::v3::{StdoutAccessLog, stdout_access_log},
+            },
+            filters::{
+                http::{local_ratelimit::v3::LocalRateLimit, rbac::v3 as proto_rbac, router::v3::Router},
+                network::http_connection_manager::v3::{
+                    HttpConnectionManager, HttpFilter,
+                    http_connection_manager::{CodecType, RouteSpecifier},
+                    http_filter::ConfigType,
+                },
+            },
         },
     },
 };
@@ -20,7 +32,10 @@ use super::{
     error::{At, each, refuse},
     field, message, rbac as rules, route,
 };
-use crate::model::{Codec, Http, Rbac, RouteSource};
+use crate::{
+    http::LOGGED,
+    model::{Codec, Http, Rbac, RouteSource},
+};
 
 /// Envoy's limit where none is given.
 const DEFAULT_STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -70,8 +85,45 @@ pub(super) fn manager(manager: HttpConnectionManager, context: &mut Context) -> 
             .map(|upgrade| upgrade.upgrade_type.to_ascii_lowercase())
             .collect(),
         stream_idle_timeout,
-        access_log: !manager.access_log.is_empty(),
+        access_log: access_log(&manager.access_log, context)?,
     })
+}
+
+/// Whether there is a log on stdout. Its lines have fixed fields, so other formats are refused: a pipeline that
+/// reads them would find other fields than it was told.
+fn access_log(logs: &[AccessLog], context: &mut Context) -> Result<bool, DecodeError> {
+    let logs = each("access_log", logs, |log| {
+        context.ignore("AccessLog.filter", log.filter.is_some());
+        let Some(access_log::ConfigType::TypedConfig(any)) = &log.config_type else {
+            return Err(DecodeError::new("typed_config is missing"));
+        };
+        let format = if any.type_url == StdoutAccessLog::type_url() {
+            let log: StdoutAccessLog = message(any, context)?;
+            log.access_log_format
+                .map(|stdout_access_log::AccessLogFormat::LogFormat(format)| format)
+        } else if any.type_url == FileAccessLog::type_url() {
+            let log: FileAccessLog = message(any, context)?;
+            refuse([("a path other than /dev/stdout", log.path != "/dev/stdout")])?;
+            log.access_log_format
+                .map(|file_access_log::AccessLogFormat::LogFormat(format)| format)
+        } else {
+            return Err(DecodeError::unsupported(&any.type_url));
+        };
+        match format.and_then(|format| format.format) {
+            None => Ok(()),
+            Some(substitution_format_string::Format::JsonFormat(json)) => {
+                let unknown = json.fields.keys().find(|name| !LOGGED.contains(&name.as_str()));
+                match unknown {
+                    None => Ok(()),
+                    Some(name) => Err(DecodeError::unsupported(&format!(
+                        "field {name:?} of the log format"
+                    ))),
+                }
+            }
+            Some(_) => Err(DecodeError::unsupported("a log format other than json_format")),
+        }
+    })?;
+    Ok(!logs.is_empty())
 }
 
 fn ignore(manager: &HttpConnectionManager, context: &mut Context) {

@@ -21,6 +21,7 @@ use super::{
     error::{At, each, refuse},
     field, http, message, rbac,
 };
+use crate::bucket;
 use crate::model::{Network, Tcp, Terminal, WeightedCluster};
 
 /// The filters of a chain.
@@ -101,11 +102,11 @@ fn local_rate_limit(filter: &LocalRateLimit) -> Result<Network, DecodeError> {
             "token_bucket must hold and get at least one token",
         ));
     }
-    Ok(Network::LocalRateLimit {
+    Ok(Network::LocalRateLimit(bucket::Settings {
         max_tokens: bucket.max_tokens,
         tokens_per_fill,
         fill_interval,
-    })
+    }))
 }
 
 fn tcp(proxy: TcpProxy, context: &mut Context) -> Result<Tcp, DecodeError> {

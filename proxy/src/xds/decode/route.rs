@@ -30,8 +30,8 @@ use super::{
     field, http as filters, matcher, message,
 };
 use crate::model::{
-    Destination, PathMatch, PathRewrite, QueryMatcher, Rbac, Regex, Retry, Route, RouteAction, RouteMatch,
-    RouteTable, VirtualHost, WeightedCluster,
+    Destination, PathMatch, PathRewrite, QueryMatcher, Rbac, Regex, Retry, RetryOn, Route, RouteAction,
+    RouteMatch, RouteTable, VirtualHost, WeightedCluster,
 };
 
 /// Envoy's limit for a route that gives none.
@@ -367,13 +367,13 @@ fn regex_rewrite(rewrite: &RegexMatchAndSubstitute) -> Result<PathRewrite, Decod
 }
 
 fn retry(policy: &proto::RetryPolicy) -> Result<Option<Retry>, DecodeError> {
-    let on: Vec<_> = policy
-        .retry_on
-        .split(',')
-        .map(str::trim)
+    refuse([("per_try_idle_timeout", policy.per_try_idle_timeout.is_some())])?;
+    let names = policy.retry_on.split(',').map(str::trim);
+    let on: Vec<_> = names
         .filter(|on| !on.is_empty())
-        .map(str::to_owned)
-        .collect();
+        .map(retry_on)
+        .collect::<Result<_, _>>()
+        .at("retry_on")?;
     if on.is_empty() {
         return Ok(None);
     }
@@ -392,6 +392,29 @@ fn retry(policy: &proto::RetryPolicy) -> Result<Option<Retry>, DecodeError> {
         base_interval: base,
         max_interval: max.unwrap_or(base.saturating_mul(10)).max(base),
     }))
+}
+
+fn retry_on(name: &str) -> Result<RetryOn, DecodeError> {
+    Ok(match name {
+        "5xx" => RetryOn::ServerError,
+        "gateway-error" => RetryOn::GatewayError,
+        "reset" => RetryOn::Reset,
+        "connect-failure" => RetryOn::ConnectFailure,
+        "refused-stream" => RetryOn::RefusedStream,
+        "retriable-4xx" => RetryOn::Conflict,
+        "retriable-status-codes" => RetryOn::StatusCodes,
+        "cancelled" => RetryOn::Grpc(1),
+        "deadline-exceeded" => RetryOn::Grpc(4),
+        "resource-exhausted" => RetryOn::Grpc(8),
+        "internal" => RetryOn::Grpc(13),
+        "unavailable" => RetryOn::Grpc(14),
+        other => {
+            return Err(DecodeError::new(format!(
+                "condition {other:?} is not known here; 5xx, gateway-error, reset, connect-failure, refused-stream, \
+                 retriable-4xx, retriable-status-codes and those of gRPC are"
+            )));
+        }
+    })
 }
 
 fn redirect(redirect: &proto::RedirectAction) -> Result<RouteAction, DecodeError> {
