@@ -132,14 +132,14 @@ impl Machine for Session {
                 false => Vec::new(),
             };
             if !resources.is_empty() || !removed.is_empty() {
-                return Some(self.response(kind, resources, removed));
+                return Some(self.response(kind, resources, removed, view.generation()));
             }
         }
         for kind in ResourceType::ALL {
             let state = &mut self.types[index(kind)];
             let removed = state.take_gone(kind, view);
             if !removed.is_empty() || state.unanswered {
-                return Some(self.response(kind, Vec::new(), removed));
+                return Some(self.response(kind, Vec::new(), removed, view.generation()));
             }
         }
         None
@@ -243,10 +243,12 @@ impl Session {
         kind: ResourceType,
         resources: Vec<Resource>,
         removed_resources: Vec<String>,
+        generation: u64,
     ) -> DeltaDiscoveryResponse {
         self.types[index(kind)].unanswered = false;
         self.nonce += 1;
         DeltaDiscoveryResponse {
+            system_version_info: generation.to_string(),
             resources,
             removed_resources,
             type_url: kind.url().to_owned(),

@@ -58,6 +58,10 @@ impl View for Mesh {
             .map(|(_, name)| name.clone())
             .collect()
     }
+
+    fn generation(&self) -> u64 {
+        7
+    }
 }
 
 const EDS: ResourceType = ResourceType::Endpoints;
@@ -115,6 +119,15 @@ fn clusters_come_before_what_refers_to_them_and_go_after() {
         order,
         "names that cannot exist in a type are not looked at"
     );
+}
+
+#[test]
+fn a_response_tells_which_state_of_the_mesh_it_is() {
+    let mut mesh = Mesh::default();
+    mesh.set(EDS, "a/b|1", 1);
+    let mut session = session();
+    session.request(&request(EDS, &["a/b|1"], &[]), &mesh).unwrap();
+    assert_eq!(drain(&mut session, &mesh)[0].system_version_info, "7");
 }
 
 #[test]

@@ -21,6 +21,9 @@ pub(super) trait View {
 
     /// The names of every resource of a type that can be subscribed to by wildcard.
     fn all(&self, kind: ResourceType) -> Vec<String>;
+
+    /// Which state of the mesh this is. Whoever debugs a sidecar sees how far it has come.
+    fn generation(&self) -> u64;
 }
 
 /// What all sessions see: one moment of the mesh.
@@ -57,5 +60,9 @@ impl View for PodView<'_> {
             }
             _ => Vec::new(),
         }
+    }
+
+    fn generation(&self) -> u64 {
+        self.moment.snapshot.generation
     }
 }
