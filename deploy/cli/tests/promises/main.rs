@@ -5,15 +5,26 @@
 //! a program that a test needs, the test is reported as ignored, with the reason; with `WEIR_NO_SKIP=1` it fails.
 
 mod authorize;
+mod bad_input;
+mod bad_proxy;
 mod client;
+mod credentials;
 mod detect;
+mod drain;
+mod exposition;
 mod grpc;
 mod headless;
 mod http;
 mod ipv6;
+mod load;
 mod manifest;
 mod mariadb;
+mod metrics;
+mod mtls;
+mod on_demand;
 mod redirect;
+mod restart;
+mod rotate;
 mod scene;
 mod self_call;
 mod server;
@@ -26,7 +37,11 @@ mod world;
 use std::{env, process::ExitCode, sync::Arc, time::Duration};
 
 use libtest_mimic::{Arguments, Conclusion, Failed, Trial};
-use tokio::{runtime::Handle, time::timeout};
+use tokio::{
+    runtime::Handle,
+    task::JoinError,
+    time::{error::Elapsed, timeout},
+};
 use weir::local::programs;
 use weir_testbed::Sandbox;
 use world::World;
@@ -115,6 +130,14 @@ fn trials(ready: &Ready) -> Vec<Trial> {
     self_call::tests(&mut tests);
     ipv6::tests(&mut tests);
     headless::tests(&mut tests);
+    mtls::tests(&mut tests);
+    rotate::tests(&mut tests);
+    drain::tests(&mut tests);
+    restart::tests(&mut tests);
+    on_demand::tests(&mut tests);
+    metrics::tests(&mut tests);
+    bad_input::tests(&mut tests);
+    bad_proxy::tests(&mut tests);
     tests.trials
 }
 
@@ -142,11 +165,36 @@ impl Tests<'_> {
     ) where
         F: Future<Output = Outcome> + Send + 'static,
     {
+        let run = |world: Arc<World>, needed| async move {
+            let _calm = world.calm.read().await;
+            timeout(LIMIT, tokio::spawn(test(Arc::clone(&world), needed))).await
+        };
+        self.trial(name, needed, run);
+    }
+
+    /// Adds a test that disturbs what the others stand on: none runs at the same time.
+    pub(crate) fn add_alone<F>(&mut self, name: &str, test: impl FnOnce(Arc<World>) -> F + Send + 'static)
+    where
+        F: Future<Output = Outcome> + Send + 'static,
+    {
+        let run = |world: Arc<World>, ()| async move {
+            let _alone = world.calm.write().await;
+            timeout(LIMIT, tokio::spawn(test(Arc::clone(&world)))).await
+        };
+        self.trial(name, Ok(()), run);
+    }
+
+    fn trial<T: Send + 'static, F>(
+        &mut self,
+        name: &str,
+        needed: Result<T, String>,
+        run: impl FnOnce(Arc<World>, T) -> F + Send + 'static,
+    ) where
+        F: Future<Output = Result<Result<Outcome, JoinError>, Elapsed>>,
+    {
         let trial = match (self.ready.clone(), needed) {
             (Ok((world, runtime)), Ok(needed)) => Trial::test(name, move || {
-                let test = test(world, needed);
-                let outcome = runtime.block_on(async { timeout(LIMIT, runtime.spawn(test)).await });
-                match outcome {
+                match runtime.block_on(run(world, needed)) {
                     Ok(Ok(outcome)) => outcome.map_err(|error| Failed::from(format!("{error:#}"))),
                     Ok(Err(panic)) => Err(Failed::from(panic)),
                     Err(_) => Err(Failed::from(format!("not done within {LIMIT:?}"))),

@@ -11,6 +11,7 @@ use nix::mount::{MntFlags, umount2};
 use tempfile::TempDir;
 use tokio::{
     signal::unix::{SignalKind, signal},
+    sync::RwLock,
     time::timeout,
 };
 use weir::local::{LocalMesh, Options, programs};
@@ -25,6 +26,8 @@ kind: MeshConfig
 metadata: {name: osm-mesh-config, namespace: weir-system}
 spec:
   traffic: {enablePermissiveTrafficPolicyMode: false, enableEgress: false}
+  # Certificates rotate under every test.
+  certificate: {serviceCertValidityDuration: 30s}
 ";
 
 /// The mesh, its manifests, and where both live.
@@ -32,6 +35,8 @@ pub(crate) struct World {
     mesh: LocalMesh,
     manifests: PathBuf,
     scratch: TempDir,
+    /// Held for reading by every test, for writing by one that disturbs what all share.
+    pub(crate) calm: RwLock<()>,
 }
 
 impl World {
@@ -52,6 +57,7 @@ impl World {
             mesh,
             manifests,
             scratch,
+            calm: RwLock::default(),
         };
         let ready = world.mesh.ready(LIMIT).await;
         ready.with_context(|| format!("the controller is not ready\n{}", world.controller_log()))?;
@@ -82,6 +88,16 @@ impl World {
 
     fn path(&self, name: &str) -> PathBuf {
         self.manifests.join(format!("{name}.yaml"))
+    }
+
+    /// The controller's state directory: its root and the key of join tokens.
+    pub(crate) fn state_dir(&self) -> PathBuf {
+        self.run_dir().join("state")
+    }
+
+    /// Everything that the mesh writes.
+    pub(crate) fn run_dir(&self) -> PathBuf {
+        self.scratch.path().join("run")
     }
 
     /// What the API server would say of an object.
