@@ -116,7 +116,8 @@ async fn conditions(world: Arc<World>) -> Outcome {
         Ok(())
     };
     scene.eventually("the policy is in force", allowed).await?;
-    let cases: [(&str, &str, &[(&str, &str)], u16); 9] = [
+    type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], u16);
+    let cases: [Case<'_>; 9] = [
         ("PUT", "/books/23", GOOD, 200),
         ("GET", "/books/1?page=2", GOOD, 200),
         ("DELETE", "/books/1", GOOD, 404),
