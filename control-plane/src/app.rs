@@ -49,8 +49,10 @@ pub async fn run(args: &Args, stop: CancellationToken) -> anyhow::Result<()> {
         trust_domain: args.trust_domain.clone(),
         namespace: args.namespace.clone(),
     };
-    let snapshots = catalog::follow(provider.objects(), settings);
-    let app = App::start(args, snapshots, Registry::default(), stop.clone()).await?;
+    let mut registry = Registry::default();
+    let metrics = catalog::Metrics::register(&mut registry);
+    let snapshots = catalog::follow(provider.objects(), settings, metrics);
+    let app = App::start(args, snapshots, registry, stop.clone()).await?;
     app.finished(stop).await;
     Ok(())
 }

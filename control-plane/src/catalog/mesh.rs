@@ -5,25 +5,19 @@ use std::{collections::HashSet, sync::Arc};
 use super::{MeshSettings, Settings, TlsSettings};
 use crate::{
     endpoints::Objects,
-    spec::{Diagnostic, Finding, MeshConfig},
+    spec::{self, Diagnostic, Finding, MeshConfig},
 };
 
-const MONITORED_BY: &str = "openservicemesh.io/monitored-by";
-const IGNORE: &str = "openservicemesh.io/ignore";
-const MESH_CONFIG: &str = "osm-mesh-config";
-
-/// Namespaces whose label names the mesh, and that are not to be ignored.
+/// Namespaces that belong to the mesh.
 pub(super) fn monitored<'a>(objects: &'a Objects, settings: &Settings) -> HashSet<&'a str> {
     let monitored = objects.namespaces.iter().filter(|(_, namespace)| {
         let labels = namespace.value.metadata.labels.as_ref();
-        labels.is_some_and(|labels| {
-            labels.get(MONITORED_BY) == Some(&settings.mesh_name) && !labels.contains_key(IGNORE)
-        })
+        labels.is_some_and(|labels| spec::is_monitored(labels, &settings.mesh_name))
     });
     monitored.map(|(name, _)| &*name.name).collect()
 }
 
-/// The settings of the MeshConfig `osm-mesh-config` of the control plane's namespace. One of another namespace has no
+/// The settings of the MeshConfig [`MeshConfig::NAME`] of the control plane's namespace. One of another namespace has no
 /// effect: whoever may write there need not be who rules the mesh.
 pub(super) fn mesh_settings(
     objects: &Objects,
@@ -35,17 +29,22 @@ pub(super) fn mesh_settings(
         ..MeshSettings::default()
     };
     for (name, config) in &objects.mesh_configs {
-        if *name.namespace == *settings.namespace && &*name.name == MESH_CONFIG {
+        if *name.namespace == *settings.namespace && &*name.name == MeshConfig::NAME {
             apply(&config.value, &mut mesh);
             continue;
         }
         let finding = Finding::warning(
             "metadata",
             format!(
-                "only the MeshConfig {}/{MESH_CONFIG} counts; this one is ignored",
-                settings.namespace
+                "only the MeshConfig {}/{} counts; this one is ignored",
+                settings.namespace,
+                MeshConfig::NAME
             ),
-            format!("give it namespace {} and name {MESH_CONFIG}", settings.namespace),
+            format!(
+                "give it namespace {} and name {}",
+                settings.namespace,
+                MeshConfig::NAME
+            ),
         );
         diagnostics.push(config.source.diagnostic(format!("MeshConfig {name}"), finding));
     }

@@ -18,7 +18,7 @@ mod splits;
 mod tests;
 
 pub use build::{Settings, build};
-pub use follow::follow;
+pub use follow::{Metrics, follow};
 pub use snapshot::{
     Authorization, Backend, Endpoint, HttpRule, InboundPort, MeshSettings, Pod, Protocol, Rule, Service,
     ServiceKey, ServicePort, Snapshot, TcpRule, TlsSettings, Workload,

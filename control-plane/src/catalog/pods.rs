@@ -9,10 +9,10 @@ use std::{
 use k8s_openapi::api::core::v1;
 
 use super::Workload;
-use crate::endpoints::Objects;
-
-const SIDECAR: &str = "weir-proxy";
-const TEMPLATE_HASH: &str = "pod-template-hash";
+use crate::{
+    endpoints::Objects,
+    spec::{self, Owner},
+};
 
 /// A pod, joined.
 #[derive(Debug)]
@@ -54,6 +54,7 @@ impl<'a> Pods<'a> {
                 .clone();
             let index = pods.all.len();
             let ips = ips(pod);
+            let owner = Owner::of(&pod.metadata);
             let host_network = spec.and_then(|spec| spec.host_network).unwrap_or(false);
             if !host_network {
                 for ip in &ips {
@@ -67,8 +68,13 @@ impl<'a> Pods<'a> {
                 uid: pod.metadata.uid.as_deref().unwrap_or_default(),
                 principal,
                 ips,
-                meshed: !host_network && has_sidecar(pod),
-                workload: Arc::new(workload(&name.namespace, &name.name, pod)),
+                meshed: !host_network && spec::has_sidecar(pod),
+                workload: Arc::new(Workload {
+                    namespace: name.namespace.to_string(),
+                    kind: owner.kind,
+                    name: owner.name,
+                    pod: name.name.to_string(),
+                }),
             });
         }
         pods
@@ -96,16 +102,6 @@ fn ended(pod: &v1::Pod) -> bool {
     matches!(phase, Some("Succeeded" | "Failed"))
 }
 
-fn has_sidecar(pod: &v1::Pod) -> bool {
-    pod.spec.as_ref().is_some_and(|spec| {
-        let mut containers = spec
-            .containers
-            .iter()
-            .chain(spec.init_containers.iter().flatten());
-        containers.any(|container| container.name == SIDECAR)
-    })
-}
-
 fn ips(pod: &v1::Pod) -> Vec<IpAddr> {
     let Some(status) = &pod.status else {
         return Vec::new();
@@ -124,34 +120,4 @@ fn ips(pod: &v1::Pod) -> Vec<IpAddr> {
         }
     }
     ips
-}
-
-/// The pod's owner; of a ReplicaSet that a Deployment made, the Deployment.
-fn workload(namespace: &str, name: &str, pod: &v1::Pod) -> Workload {
-    let owners = pod.metadata.owner_references.iter().flatten();
-    let owner = owners
-        .clone()
-        .find(|owner| owner.controller == Some(true))
-        .or(owners.clone().next());
-    let (mut kind, mut owner) =
-        owner.map_or(("Pod", name), |owner| (owner.kind.as_str(), owner.name.as_str()));
-    let hash = pod
-        .metadata
-        .labels
-        .as_ref()
-        .and_then(|labels| labels.get(TEMPLATE_HASH));
-    if kind == "ReplicaSet"
-        && let Some(hash) = hash
-        && let Some(deployment) = owner
-            .strip_suffix(hash.as_str())
-            .and_then(|rest| rest.strip_suffix('-'))
-    {
-        (kind, owner) = ("Deployment", deployment);
-    }
-    Workload {
-        namespace: namespace.to_owned(),
-        kind: kind.to_owned(),
-        name: owner.to_owned(),
-        pod: name.to_owned(),
-    }
 }

@@ -245,50 +245,6 @@ fn protocols_are_declared_by_app_protocol_then_name() {
     assert_eq!(of(Some("what"), "http"), None);
 }
 
-/// Run with `--release -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement, not a promise"]
-fn time_of_a_thousand_services() {
-    let mut store = Store::new(1);
-    store.put(0, "ns.yaml", &demo("manifests/namespaces.yaml"));
-    for service in 0..1000_u16 {
-        let mut text = format!(
-            "apiVersion: v1\nkind: Service\nmetadata: {{name: s{service}, namespace: bookstore}}\nspec: {{clusterIP: \
-             10.9.{}.{}, ports: [{{name: http, port: 80}}]}}\n",
-            service / 256,
-            service % 256
-        );
-        let mut ips = Vec::new();
-        for replica in 0..10_u16 {
-            let number = service * 10 + replica;
-            let ip = format!("10.1.{}.{}", number / 256, number % 256);
-            let name = format!("p{service}-{replica}");
-            text += &pod("bookstore", &name, &format!("a{service}"), 1).replace("10.0.0.1", &ip);
-            ips.push(format!(
-                "{{addresses: [{ip}], targetRef: {{kind: Pod, name: {name}-h-x}}}}"
-            ));
-        }
-        let name = format!("s{service}");
-        text += &slice("bookstore", &name, ("http", 80), &[])
-            .replace("endpoints: []", &format!("endpoints: [{}]", ips.join(", ")));
-        store.put(0, &format!("{service}.yaml"), &text);
-    }
-    let objects = store.objects();
-    let started = std::time::Instant::now();
-    let (first, _) = built(&objects);
-    let cold = started.elapsed();
-    let started = std::time::Instant::now();
-    let (second, _) = build(Some(&first), &objects, &settings());
-    println!("cold {cold:?}, again {:?}", started.elapsed());
-    assert_eq!(second.pods.len(), 10_000);
-    assert!(
-        second
-            .services
-            .values()
-            .all(|service| service.ports[0].endpoints.len() == 10)
-    );
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 

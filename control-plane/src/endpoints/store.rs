@@ -160,7 +160,7 @@ fn read_file(
         .collect();
     let mut entries = Vec::new();
     for (line, text) in spec::split(text) {
-        let hash = hasher.hash_one(text);
+        let hash = hasher.hash_one(&text);
         if let Some(entry) = same.get(&(line, hash)) {
             entries.push((*entry).clone());
             continue;

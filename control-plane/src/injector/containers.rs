@@ -5,56 +5,14 @@ use k8s_openapi::{
         Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector,
         Probe, SeccompProfile, SecurityContext, VolumeMount,
     },
-    apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
+    apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use super::{
-    Exclusions, INIT_CONTAINER, PROXY_CONTAINER, PROXY_UID, Settings, TOKEN_DIRECTORY, TOKEN_VOLUME,
-};
+use super::{Exclusions, INIT_CONTAINER, PROXY_UID, Settings, TOKEN_DIRECTORY, TOKEN_VOLUME};
+use crate::spec::{Owner, PROXY_CONTAINER};
 
 /// Port of the sidecar's health helper.
 pub(super) const HEALTH_PORT: i32 = 15904;
-
-/// The workload that a pod belongs to, as metrics name it.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Owner {
-    pub(super) kind: String,
-    pub(super) name: String,
-}
-
-impl Owner {
-    /// The controller of a pod; the Deployment behind a ReplicaSet; the pod itself when it has none.
-    pub(super) fn of(metadata: &ObjectMeta) -> Self {
-        let owners = metadata.owner_references.iter().flatten();
-        let owner = owners.into_iter().find(|owner| owner.controller == Some(true));
-        let Some(owner) = owner else {
-            let name = metadata
-                .name
-                .clone()
-                .or_else(|| metadata.generate_name.clone())
-                .unwrap_or_default();
-            return Self {
-                kind: "Pod".to_owned(),
-                name,
-            };
-        };
-        let hash = metadata
-            .labels
-            .as_ref()
-            .and_then(|labels| labels.get("pod-template-hash"));
-        let deployment = hash.and_then(|hash| owner.name.strip_suffix(hash.as_str())?.strip_suffix('-'));
-        match deployment {
-            Some(name) if owner.kind == "ReplicaSet" => Self {
-                kind: "Deployment".to_owned(),
-                name: name.to_owned(),
-            },
-            _ => Self {
-                kind: owner.kind.clone(),
-                name: owner.name.clone(),
-            },
-        }
-    }
-}
 
 /// The init container that redirects the pod's traffic, and needs NET_ADMIN for it.
 pub(super) fn init(settings: &Settings, exclusions: &Exclusions) -> Container {

@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::{InjectError, Settings, switch};
+use crate::spec::is_monitored;
 
-const LABEL_MONITORED_BY: &str = "openservicemesh.io/monitored-by";
-const LABEL_IGNORE: &str = "openservicemesh.io/ignore";
 const LABEL_CONTROL_PLANE: &str = "control-plane";
 const ANNOTATION_INJECTION: &str = "openservicemesh.io/sidecar-injection";
 
@@ -63,6 +62,5 @@ fn in_mesh(namespace: &NamespaceMeta, settings: &Settings) -> bool {
     let labels = &namespace.labels;
     !reserved.contains(&namespace.name.as_str())
         && !labels.contains_key(LABEL_CONTROL_PLANE)
-        && labels.get(LABEL_IGNORE).is_none_or(|value| value == "false")
-        && labels.get(LABEL_MONITORED_BY) == Some(&settings.mesh_name)
+        && is_monitored(labels, &settings.mesh_name)
 }

@@ -21,12 +21,12 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
+use crate::spec::{LOG_LEVELS, Owner, has_sidecar};
+
 pub use decision::{Decision, NamespaceMeta, decide};
 pub use exclusions::Exclusions;
 pub use settings::Settings;
 
-/// Name of the sidecar container.
-pub const PROXY_CONTAINER: &str = "weir-proxy";
 /// Name of the init container that redirects traffic.
 pub const INIT_CONTAINER: &str = "weir-init";
 /// Audience of the token by which a sidecar proves its ServiceAccount.
@@ -82,14 +82,14 @@ pub enum InjectError {
 /// # Errors
 /// When an annotation or a probe cannot be understood.
 pub fn inject(mut pod: Pod, namespace: &NamespaceMeta, settings: &Settings) -> Result<Pod, InjectError> {
-    if decide(&pod, namespace, settings)? != Decision::Inject || is_injected(&pod) {
+    if decide(&pod, namespace, settings)? != Decision::Inject || has_sidecar(&pod) {
         return Ok(pod);
     }
     let annotations = pod.metadata.annotations.clone().unwrap_or_default();
     let exclusions = settings.exclusions.with_annotations(&annotations)?;
     let native = native_layout(&annotations, settings)?;
     let log_level = log_level(&annotations, settings)?;
-    let owner = containers::Owner::of(&pod.metadata);
+    let owner = Owner::of(&pod.metadata);
     let account = service_account(&pod);
     let spec = pod.spec.as_mut().ok_or(InjectError::NoSpec)?;
     refuse_taken_names(spec)?;
@@ -101,18 +101,6 @@ pub fn inject(mut pod: Pod, namespace: &NamespaceMeta, settings: &Settings) -> R
     spec.volumes.get_or_insert_default().push(token_volume());
     mark(&mut pod.metadata, namespace);
     Ok(pod)
-}
-
-/// Whether the pod has the sidecar already.
-pub fn is_injected(pod: &Pod) -> bool {
-    let spec = pod.spec.as_ref();
-    let containers = spec.into_iter().flat_map(|spec| spec.containers.iter());
-    let init = spec
-        .into_iter()
-        .flat_map(|spec| spec.init_containers.iter().flatten());
-    containers
-        .chain(init)
-        .any(|container| container.name == PROXY_CONTAINER)
 }
 
 fn refuse_taken_names(spec: &PodSpec) -> Result<(), InjectError> {
@@ -207,12 +195,9 @@ fn native_layout(annotations: &BTreeMap<String, String>, settings: &Settings) ->
 }
 
 fn log_level(annotations: &BTreeMap<String, String>, settings: &Settings) -> Result<String, InjectError> {
-    const LEVELS: [&str; 8] = [
-        "off", "critical", "error", "warn", "warning", "info", "debug", "trace",
-    ];
     match annotations.get(ANNOTATION_LOG_LEVEL) {
         None => Ok(settings.log_level.clone()),
-        Some(level) if LEVELS.contains(&level.as_str()) => Ok(level.clone()),
+        Some(level) if LOG_LEVELS.contains(&level.as_str()) => Ok(level.clone()),
         Some(level) => Err(InjectError::Annotation {
             annotation: ANNOTATION_LOG_LEVEL.to_owned(),
             value: level.clone(),

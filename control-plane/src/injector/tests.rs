@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::spec::PROXY_CONTAINER;
 
 fn namespace() -> NamespaceMeta {
     let pair =
@@ -288,6 +289,6 @@ fn the_workload_is_the_deployment_behind_the_replica_set() {
         ],
     }))
     .unwrap();
-    let owner = containers::Owner::of(&metadata);
+    let owner = Owner::of(&metadata);
     assert_eq!((owner.kind.as_str(), owner.name.as_str()), ("Deployment", "shop"));
 }

@@ -12,11 +12,16 @@ use super::PolicyMeta;
 /// The mesh's settings.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct MeshConfig {
-    /// Name, `osm-mesh-config`, and namespace, the control plane's.
+    /// Name, [`MeshConfig::NAME`], and namespace, the control plane's.
     pub metadata: PolicyMeta,
     /// The settings.
     #[serde(default)]
     pub spec: MeshConfigSpec,
+}
+
+impl MeshConfig {
+    /// The name of the one MeshConfig that counts, in the control plane's namespace.
+    pub const NAME: &str = "osm-mesh-config";
 }
 
 /// The settings of a [`MeshConfig`].
@@ -35,13 +40,18 @@ pub struct MeshConfigSpec {
     pub feature_flags: FeatureFlags,
 }
 
+/// The log levels of a sidecar, `critical` and `warning` being Envoy's names.
+pub const LOG_LEVELS: [&str; 8] = [
+    "off", "critical", "error", "warn", "warning", "info", "debug", "trace",
+];
+
 /// Settings of sidecars.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Sidecar {
     /// The init container runs privileged.
     pub enable_privileged_init_container: bool,
-    /// `trace` to `off`.
+    /// One of [`LOG_LEVELS`].
     pub log_level: Option<String>,
     /// OSM's proxy image.
     pub envoy_image: Option<String>,

@@ -6,9 +6,12 @@
 
 mod diagnostic;
 mod locate;
+mod membership;
 mod mesh_config;
+mod owner;
 mod read;
 mod smi;
+mod split;
 #[cfg(test)]
 mod tests;
 
@@ -20,15 +23,18 @@ use k8s_openapi::api::{
 };
 
 pub use diagnostic::{Diagnostic, Finding, Severity};
+pub use membership::{PROXY_CONTAINER, has_sidecar, is_monitored};
 pub use mesh_config::{
-    Certificate, FeatureFlags, GoDuration, LocalProxyMode, MeshConfig, MeshConfigSpec, Observability,
+    Certificate, FeatureFlags, GoDuration, LOG_LEVELS, LocalProxyMode, MeshConfig, MeshConfigSpec, Observability,
     Sidecar, Traffic,
 };
-pub use read::{Document, Key, read, split};
+pub use owner::Owner;
+pub use read::{Document, Key, read};
 pub use smi::{
     HttpMatch, HttpRouteGroup, HttpRouteGroupSpec, PolicyMeta, Subject, TargetRule, TcpMatch, TcpRoute,
     TcpRouteSpec, TrafficSplit, TrafficSplitBackend, TrafficSplitSpec, TrafficTarget, TrafficTargetSpec,
 };
+pub use split::split;
 
 /// Namespace and name of an object; the namespace is empty for cluster-wide kinds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

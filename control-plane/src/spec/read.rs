@@ -53,32 +53,6 @@ struct HeaderMeta {
     namespace: Option<String>,
 }
 
-/// Cuts a file into its documents: the line each starts on (from 1) and its text.
-#[must_use]
-pub fn split(text: &str) -> Vec<(u32, &str)> {
-    let mut documents = Vec::new();
-    let (mut start, mut start_line) = (0, 1);
-    let mut offset = 0;
-    for (line, number) in text.split_inclusive('\n').zip(1_u32..) {
-        let marker = line.strip_prefix("---");
-        if marker.is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
-            && offset > start
-        {
-            documents.push((start_line, &text[start..offset]));
-            (start, start_line) = (offset, number);
-        }
-        offset += line.len();
-    }
-    documents.push((start_line, &text[start..]));
-    documents.retain(|(_, text)| {
-        text.lines().any(|line| {
-            let line = line.strip_prefix("---").unwrap_or(line).trim();
-            !line.is_empty() && !line.starts_with('#') && line != "..."
-        })
-    });
-    documents
-}
-
 /// Reads one document.
 ///
 /// # Errors
@@ -159,8 +133,8 @@ fn unread(source: &Source, header: &Header, group: &str) -> Option<Diagnostic> {
         (group, _) if group.ends_with("smi-spec.io") => unknown_kind(header),
         ("", "List") => Finding::warning(
             "kind",
-            "a List is not read; its items are ignored",
-            "write each item as a document of its own, divided by ---",
+            "a List is read in block style only; the items of this one are ignored",
+            "write `items:` and each item, begun by a dash, on lines of their own, as kubectl get -o yaml does",
         ),
         ("", "") => Finding::warning(
             "kind",

@@ -53,10 +53,29 @@ fn splits_at_markers_and_counts_lines() {
     let text = "# only a comment\n---\na: 1\n---\n\n# nothing\n--- # third\nb: |\n  --- not one\n";
     assert_eq!(
         split(text),
-        [(2, "---\na: 1\n"), (7, "--- # third\nb: |\n  --- not one\n")]
+        [
+            (2, "---\na: 1\n".into()),
+            (7, "--- # third\nb: |\n  --- not one\n".into())
+        ]
     );
-    assert_eq!(split("a: 1"), [(1, "a: 1")]);
+    assert_eq!(split("a: 1"), [(1, "a: 1".into())]);
     assert_eq!(split("\n\n"), []);
+}
+
+#[test]
+fn the_items_of_a_list_are_documents() {
+    let text = "---\napiVersion: v1\nitems:\n- a: 1\n  b:\n  - 2\n\n- a: 3\nkind: List\nmetadata: {}\n";
+    assert_eq!(
+        split(text),
+        [(4, "  a: 1\n  b:\n  - 2\n\n".into()), (8, "  a: 3\n".into())]
+    );
+    let indented = "kind: List\nitems:\n  # why\n  -\n    a: 1\n  - a: 2\n";
+    assert_eq!(
+        split(indented),
+        [(4, "   \n    a: 1\n".into()), (6, "    a: 2\n".into())]
+    );
+    let json = "{kind: List, items: [{a: 1}]}";
+    assert_eq!(split(json), [(1, json.into())]);
 }
 
 #[test]

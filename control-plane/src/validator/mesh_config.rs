@@ -5,7 +5,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde_json::Value;
 
-use crate::spec::{Finding, MeshConfig};
+use crate::spec::{Finding, LOG_LEVELS, MeshConfig};
 
 const TLS_VERSIONS: [&str; 5] = ["TLS_AUTO", "TLSv1_0", "TLSv1_1", "TLSv1_2", "TLSv1_3"];
 
@@ -14,7 +14,10 @@ const TLS_VERSIONS: [&str; 5] = ["TLS_AUTO", "TLSv1_0", "TLSv1_1", "TLSv1_2", "T
 pub fn mesh_config(config: &MeshConfig) -> Vec<Finding> {
     let mut findings = Vec::new();
     check_tls(config, &mut findings);
+    check_log_level(config, &mut findings);
     check_ranges(config, &mut findings);
+    check_ports(config, &mut findings);
+    check_interfaces(config, &mut findings);
     if config
         .spec
         .certificate
@@ -67,6 +70,18 @@ fn check_tls(config: &MeshConfig, findings: &mut Vec<Finding>) {
     }
 }
 
+/// A sidecar does not start with a level that it does not know.
+fn check_log_level(config: &MeshConfig, findings: &mut Vec<Finding>) {
+    let level = config.spec.sidecar.log_level.as_deref();
+    if let Some(level) = level.filter(|level| !LOG_LEVELS.contains(level)) {
+        findings.push(Finding::error(
+            "spec.sidecar.logLevel",
+            format!("{level:?} is not a log level"),
+            format!("write one of {}", LOG_LEVELS.join(", ")),
+        ));
+    }
+}
+
 fn check_ranges(config: &MeshConfig, findings: &mut Vec<Finding>) {
     let traffic = &config.spec.traffic;
     let lists = [
@@ -90,6 +105,44 @@ fn check_ranges(config: &MeshConfig, findings: &mut Vec<Finding>) {
             }
         }
     }
+}
+
+fn check_ports(config: &MeshConfig, findings: &mut Vec<Finding>) {
+    let traffic = &config.spec.traffic;
+    let lists = [
+        ("outboundPortExclusionList", &traffic.outbound_port_exclusion_list),
+        ("inboundPortExclusionList", &traffic.inbound_port_exclusion_list),
+    ];
+    for (name, list) in lists {
+        let wrong = list.iter().enumerate().filter(|(_, port)| **port == 0);
+        findings.extend(wrong.map(|(index, _)| {
+            Finding::error(
+                format!("spec.traffic.{name}[{index}]"),
+                "0 is not a port",
+                "write a port from 1 to 65535",
+            )
+        }));
+    }
+}
+
+/// What `weir-init` takes for a name; it redirects nothing, and no pod starts, where it is given another.
+fn check_interfaces(config: &MeshConfig, findings: &mut Vec<Finding>) {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:@".contains(&byte);
+    let valid =
+        |name: &str| (1..=15).contains(&name.len()) && !name.starts_with('-') && name.bytes().all(allowed);
+    let names = config
+        .spec
+        .traffic
+        .network_interface_exclusion_list
+        .iter()
+        .enumerate();
+    findings.extend(names.filter(|(_, name)| !valid(name)).map(|(index, name)| {
+        Finding::error(
+            format!("spec.traffic.networkInterfaceExclusionList[{index}]"),
+            format!("{name:?} is not the name of an interface"),
+            "write 1 to 15 letters, digits, or any of . _ - : @",
+        )
+    }));
 }
 
 fn without_effect(config: &MeshConfig) -> impl Iterator<Item = Finding> {

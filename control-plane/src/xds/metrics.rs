@@ -7,12 +7,15 @@ use prometheus_client::{
 };
 
 /// Sessions, requests, responses and refusals.
+///
+/// What OSM counts keeps OSM's name, which ends in `_count`. The exposition format ends the name of every counter in
+/// `_total`, so these are gauges to it, that only grow.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     pub(super) sessions: Gauge,
-    pub(super) reconnects: Counter,
-    pub(super) requests: Family<Kind, Counter>,
-    pub(super) responses: Family<Kind, Counter>,
+    pub(super) reconnects: Gauge,
+    pub(super) requests: Family<Kind, Gauge>,
+    pub(super) responses: Family<Kind, Gauge>,
     pub(super) nacks: Family<Kind, Counter>,
     pub(super) refused: Family<Reason, Counter>,
     pub(super) handshakes_failed: Counter,

@@ -233,7 +233,7 @@ async fn a_client_that_never_reads_holds_little_and_delays_nobody() {
     let metrics = controller.metrics().await;
     let sent = metrics
         .lines()
-        .find_map(|line| line.strip_prefix("osm_proxy_response_send_success_count_total{type=\"eds\"} "))
+        .find_map(|line| line.strip_prefix("osm_proxy_response_send_success_count{type=\"eds\"} "))
         .and_then(|count| count.parse::<usize>().ok())
         .unwrap();
     let to_the_deaf = sent - (CHANGES + 1);

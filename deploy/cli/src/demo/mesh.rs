@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, ensure};
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
-use weir_controller::injector::PROXY_CONTAINER;
+use weir_controller::spec::PROXY_CONTAINER;
 use weir_testbed::{Capture, Sandbox};
 
 use super::scrape::Scrape;

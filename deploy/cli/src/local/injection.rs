@@ -7,6 +7,7 @@ use weir_controller::{
     certificates::{TokenIdentity, join_token},
     endpoints::{Files, Provider},
     injector::{self, NamespaceMeta, Settings},
+    spec::{MeshConfig, ObjectName},
 };
 use weir_testbed::{Mint, Mutate, TokenRequest};
 
@@ -21,12 +22,9 @@ pub(super) fn webhook(trust_bundle: String, manifests: &Path) -> anyhow::Result<
     Ok(Arc::new(move |namespace, pod| {
         let _watching = &files;
         let objects = objects.borrow().clone();
-        let config = objects
-            .mesh_configs
-            .iter()
-            .find(|(name, _)| *name.namespace == *base.mesh_namespace);
-        let settings = match config {
-            Some((_, config)) => base.with_mesh_config(&config.value.spec),
+        let name = ObjectName::new(&base.mesh_namespace, MeshConfig::NAME);
+        let settings = match objects.mesh_configs.get(&name) {
+            Some(config) => base.with_mesh_config(&config.value.spec),
             None => base.clone(),
         };
         Ok(injector::inject(pod, &describe(namespace), &settings)?)

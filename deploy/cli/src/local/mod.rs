@@ -9,7 +9,10 @@ use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context;
 use tokio::{net::TcpStream, sync::broadcast};
-use weir_controller::certificates::{BuiltIn, join_token};
+use weir_controller::{
+    certificates::{BuiltIn, join_token},
+    spec::PROXY_CONTAINER,
+};
 use weir_testbed::{Event, Image, PodStatus, Sandbox, Testbed};
 
 pub use http::Reply;
@@ -129,10 +132,7 @@ impl LocalMesh {
     /// The pods with a sidecar.
     pub fn meshed(&self) -> Vec<PodStatus> {
         let pods = self.testbed.pods().borrow().clone();
-        let meshed = |pod: &PodStatus| {
-            pod.containers
-                .contains_key(weir_controller::injector::PROXY_CONTAINER)
-        };
+        let meshed = |pod: &PodStatus| pod.containers.contains_key(PROXY_CONTAINER);
         pods.into_iter()
             .filter(|pod| meshed(pod) && !pod.ended())
             .collect()
