@@ -2,9 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use regex::Regex;
+use regex::bytes::RegexBuilder;
 
 use crate::spec::{Finding, HttpRouteGroup, TcpRoute, TrafficSplit, TrafficTarget};
+
+/// What a proxy lets one compiled expression take.
+const EXPRESSION_BYTES: usize = 1 << 20;
 
 /// What is wrong with a TrafficTarget.
 #[must_use]
@@ -145,20 +148,30 @@ fn check_headers<'a>(
     }
 }
 
+/// Takes exactly what a proxy takes: it refuses all routes of a port for one expression that it cannot use, and would
+/// keep to the rules from before.
 fn check_regex(field: &str, expression: &str, findings: &mut Vec<Finding>) {
-    if let Err(error) = Regex::new(&format!("^(?:{expression})$")) {
-        let why = error.to_string();
-        let why = why
-            .lines()
-            .last()
-            .unwrap_or_default()
-            .trim_start_matches("error: ");
-        findings.push(Finding::error(
-            field,
-            format!("{expression:?} is not a regular expression: {why}"),
-            "write it in RE2 syntax",
-        ));
-    }
+    let compile = |pattern: &str| {
+        RegexBuilder::new(pattern)
+            .unicode(false)
+            .size_limit(EXPRESSION_BYTES)
+            .build()
+    };
+    let why = match compile(expression).and_then(|_| compile(&format!("^(?:{expression})$"))) {
+        Ok(_) if expression.is_empty() => "it is empty".to_owned(),
+        Ok(_) => return,
+        Err(error) => error.to_string(),
+    };
+    let why = why
+        .lines()
+        .last()
+        .unwrap_or_default()
+        .trim_start_matches("error: ");
+    findings.push(Finding::error(
+        field,
+        format!("{expression:?} is not a regular expression: {why}"),
+        "write it in RE2 syntax, in ASCII",
+    ));
 }
 
 fn is_token(text: &str) -> bool {

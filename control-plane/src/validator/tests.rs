@@ -75,6 +75,13 @@ fn http_route_groups() {
         group("{name: a, pathRegex: '('}"),
         error("spec.matches[0].pathRegex")
     );
+    for proxies_refuse in ["", "a)|(?:b", "\\p{Greek}", "(a{1000}){1000}"] {
+        assert_eq!(
+            group(&format!("{{name: a, pathRegex: '{proxies_refuse}'}}")),
+            error("spec.matches[0].pathRegex"),
+            "{proxies_refuse}"
+        );
+    }
     assert_eq!(
         group("{name: a, headers: [{x: '['}]}"),
         error("spec.matches[0].headers[0].x")
@@ -151,4 +158,23 @@ fn mesh_configs() {
         found("MeshConfig", "{traffic: {enableEgres: true}}"),
         warning("spec.traffic.enableEgres")
     );
+}
+
+/// Each of these would keep every new pod from starting.
+#[test]
+fn what_a_sidecar_would_not_start_with_is_an_error() {
+    for (spec, field) in [
+        ("{sidecar: {logLevel: loud}}", "spec.sidecar.logLevel"),
+        (
+            "{traffic: {inboundPortExclusionList: [22, 0]}}",
+            "spec.traffic.inboundPortExclusionList[1]",
+        ),
+        (
+            "{traffic: {networkInterfaceExclusionList: ['-j']}}",
+            "spec.traffic.networkInterfaceExclusionList[0]",
+        ),
+    ] {
+        assert_eq!(found("MeshConfig", spec), error(field));
+    }
+    assert!(found("MeshConfig", "{sidecar: {logLevel: warning}}").is_empty());
 }
