@@ -1,8 +1,9 @@
 //! The TLS listener: proves who a client is, by its certificate, before gRPC sees it.
 
 use std::{
+    collections::HashMap,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -10,6 +11,7 @@ use std::{
 };
 
 use futures::Stream;
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -32,6 +34,8 @@ use crate::certificates::Serving;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Handshakes under way at once; further clients wait in the kernel's queue.
 const HANDSHAKES: usize = 256;
+/// Of those, handshakes with one address: a client that opens connections and says nothing stops nobody else.
+const HANDSHAKES_PER_ADDRESS: usize = 32;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Who is at the other end of a connection.
@@ -69,6 +73,7 @@ impl Accept {
         let (accepted, incoming) = mpsc::channel(16);
         tokio::spawn(async move {
             let permits = Arc::new(Semaphore::new(HANDSHAKES));
+            let under_way = Arc::new(UnderWay::default());
             loop {
                 let Ok(permit) = permits.clone().acquire_owned().await else {
                     return;
@@ -84,10 +89,15 @@ impl Accept {
                         }
                     },
                 };
+                let Some(ticket) = under_way.begin(address.ip()) else {
+                    metrics.handshakes_failed.inc();
+                    debug!(peer = %address, "too many handshakes with this address at a time");
+                    continue;
+                };
                 let (serving, accepted, metrics) = (serving.clone(), accepted.clone(), metrics.clone());
                 tokio::spawn(async move {
                     let handshake = timeout(HANDSHAKE_TIMEOUT, handshake(stream, address, &serving)).await;
-                    drop(permit);
+                    drop((permit, ticket));
                     match handshake.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                         Ok(connection) => drop(accepted.send(Ok(connection)).await),
                         Err(error) => {
@@ -99,6 +109,39 @@ impl Accept {
             }
         });
         ReceiverStream::new(incoming)
+    }
+}
+
+/// Handshakes under way, by address.
+#[derive(Default)]
+struct UnderWay(Mutex<HashMap<IpAddr, usize>>);
+
+/// One of them, while it lives.
+struct Ticket(Arc<UnderWay>, IpAddr);
+
+impl UnderWay {
+    /// One more with this address; `None`: it has as many as it may.
+    fn begin(self: &Arc<Self>, address: IpAddr) -> Option<Ticket> {
+        let address = address.to_canonical();
+        let mut counts = self.0.lock();
+        let count = counts.entry(address).or_default();
+        if *count >= HANDSHAKES_PER_ADDRESS {
+            return None;
+        }
+        *count += 1;
+        Some(Ticket(self.clone(), address))
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut counts = self.0.0.lock();
+        if let Some(count) = counts.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.1);
+            }
+        }
     }
 }
 
@@ -168,5 +211,25 @@ impl AsyncWrite for Accept {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_cannot_take_every_handshake() {
+        let under_way = Arc::new(UnderWay::default());
+        let (greedy, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let mut tickets: Vec<_> = std::iter::from_fn(|| under_way.begin(greedy))
+            .take(HANDSHAKES)
+            .collect();
+        assert_eq!(tickets.len(), HANDSHAKES_PER_ADDRESS);
+        assert!(under_way.begin(other).is_some());
+        tickets.pop();
+        assert!(under_way.begin(greedy).is_some());
+        tickets.clear();
+        assert!(under_way.0.lock().is_empty());
     }
 }
