@@ -159,6 +159,15 @@ async fn a_new_root_renews_the_serving_certificate() {
     task.await.unwrap();
 }
 
+#[tokio::test]
+async fn client_certificates_are_judged_at_every_handshake() {
+    let directory = tempfile::tempdir().unwrap();
+    let issuer = std::sync::Arc::new(BuiltIn::open(directory.path()).unwrap());
+    let config = Serving::new(issuer, "weir-system").await.unwrap().config();
+    assert!(!config.session_storage.can_cache());
+    assert_eq!(config.send_tls13_tickets, 0);
+}
+
 #[test]
 fn a_token_says_whose_it_is() {
     let token = join_token::mint(&[7; 32], &claims()).unwrap();
