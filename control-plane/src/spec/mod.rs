@@ -25,8 +25,8 @@ use k8s_openapi::api::{
 pub use diagnostic::{Diagnostic, Finding, Severity};
 pub use membership::{PROXY_CONTAINER, has_sidecar, is_monitored};
 pub use mesh_config::{
-    Certificate, FeatureFlags, GoDuration, LOG_LEVELS, LocalProxyMode, MeshConfig, MeshConfigSpec, Observability,
-    Sidecar, Traffic,
+    Certificate, FeatureFlags, GoDuration, LOG_LEVELS, LocalProxyMode, MeshConfig, MeshConfigSpec,
+    Observability, Sidecar, Traffic,
 };
 pub use owner::Owner;
 pub use read::{Document, Key, read};
