@@ -3,11 +3,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use k8s_openapi::api::{core::v1, discovery::v1::EndpointSlice};
 
-use super::{Endpoint, Protocol, Service, ServiceKey, ServicePort, pods::Pods, protocol};
+use super::{Endpoint, Protocol, Service, ServiceKey, ServicePort, Workload, pods::Pods, protocol};
 use crate::{
     endpoints::Objects,
     spec::{Diagnostic, Finding, Source},
@@ -103,6 +104,15 @@ fn slices(objects: &Objects) -> HashMap<(&str, &str), Vec<&EndpointSlice>> {
     slices
 }
 
+/// A pod of both families counts once in balancing: by the service's own first family, if it has an address of that.
+/// Each address of a headless service is dialled for itself, so there both stay.
+fn one_address_a_pod(endpoints: &mut Vec<Endpoint>, prefer_ipv4: bool) {
+    let is_preferred = |endpoint: &Endpoint| endpoint.ip.is_ipv4() == prefer_ipv4;
+    let preferred = endpoints.iter().filter(|endpoint| is_preferred(endpoint));
+    let pods: HashSet<Arc<Workload>> = preferred.map(|endpoint| endpoint.workload.clone()).collect();
+    endpoints.retain(|endpoint| is_preferred(endpoint) || !pods.contains(&endpoint.workload));
+}
+
 fn cluster_ips(spec: &v1::ServiceSpec) -> Vec<IpAddr> {
     let several = spec.cluster_ips.iter().flatten();
     let mut ips: Vec<IpAddr> = Vec::new();
@@ -126,7 +136,7 @@ struct Joining<'a, 'p> {
     inbound: &'a mut Vec<Inbound>,
     source: &'a Source,
     diagnostics: &'a mut Vec<Diagnostic>,
-    principals: BTreeSet<std::sync::Arc<str>>,
+    principals: BTreeSet<Arc<str>>,
 }
 
 impl Joining<'_, '_> {
@@ -154,7 +164,10 @@ impl Joining<'_, '_> {
             }
             let name = port.name.clone().unwrap_or_default();
             let protocol = self.protocol(index, port, &name);
-            let endpoints = self.endpoints(&name, protocol, slices);
+            let mut endpoints = self.endpoints(&name, protocol, slices);
+            if let Some(family) = cluster_ips(spec).first() {
+                one_address_a_pod(&mut endpoints, family.is_ipv4());
+            }
             ports.push(ServicePort {
                 number,
                 name,
@@ -270,4 +283,37 @@ impl Joining<'_, '_> {
 
 fn is_tcp(protocol: Option<&str>) -> bool {
     protocol.unwrap_or("TCP") == "TCP"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_of_both_families_counts_once() {
+        let endpoint = |ip: &str, pod: &str| Endpoint {
+            ip: ip.parse().unwrap(),
+            port: 80,
+            principal: "spiffe://cluster.local/ns/n/sa/a".into(),
+            workload: Arc::new(Workload {
+                pod: pod.to_owned(),
+                ..Workload::default()
+            }),
+        };
+        let all = [
+            endpoint("10.0.0.1", "both"),
+            endpoint("fd00::1", "both"),
+            endpoint("fd00::2", "only-6"),
+        ];
+        let kept = |prefer_ipv4| {
+            let mut endpoints = all.to_vec();
+            one_address_a_pod(&mut endpoints, prefer_ipv4);
+            endpoints
+                .iter()
+                .map(|endpoint| endpoint.ip.to_string())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(kept(true), ["10.0.0.1", "fd00::2"]);
+        assert_eq!(kept(false), ["fd00::1", "fd00::2"]);
+    }
 }

@@ -75,11 +75,21 @@ fn routes_name(port: u16) -> String {
     format!("inbound|{port}")
 }
 
-/// One chain; two for a port of undeclared protocol, where the client's sidecar says by ALPN what it found.
+/// Where HTTP is spoken, two chains: the client's sidecar says by ALPN what it found, which may also be the
+/// application's own TLS. Opaque bytes need a rule for TCP.
 fn port_chains(inbound: &InboundPort, mesh: &MeshSettings) -> Vec<FilterChain> {
     match inbound.protocol {
-        Protocol::Http | Protocol::Grpc => {
-            vec![http_chain(inbound, mesh, parts::protocol_name(inbound.protocol))]
+        Protocol::Http | Protocol::Grpc | Protocol::Undeclared => {
+            let protocol = if inbound.protocol == Protocol::Grpc {
+                "grpc"
+            } else {
+                "http"
+            };
+            let tcp = tcp_chain(inbound, mesh, "tcp", &[ALPN_TCP], |rule| !rule.for_requests);
+            [Some(http_chain(inbound, mesh, protocol)), tcp]
+                .into_iter()
+                .flatten()
+                .collect()
         }
         Protocol::Tcp | Protocol::TcpServerFirst => {
             let protocol = parts::protocol_name(inbound.protocol);
@@ -87,13 +97,6 @@ fn port_chains(inbound: &InboundPort, mesh: &MeshSettings) -> Vec<FilterChain> {
                 .into_iter()
                 .collect()
         }
-        Protocol::Undeclared => [
-            Some(http_chain(inbound, mesh, "http")),
-            tcp_chain(inbound, mesh, "tcp", &[ALPN_TCP], |rule| !rule.for_requests),
-        ]
-        .into_iter()
-        .flatten()
-        .collect(),
     }
 }
 
