@@ -229,3 +229,32 @@ async fn an_open_connection_ends_when_its_policy_goes_but_not_when_it_stays() {
     let ended = soon(client.stream.read(&mut byte)).await;
     assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
 }
+
+#[tokio::test]
+async fn an_upgraded_connection_ends_when_its_policy_goes() {
+    let pair = Pair::start().await;
+    let mut client = Wire::connect(pair.inbound).await;
+    client
+        .send("GET /chat HTTP/1.1\r\nhost: app\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n")
+        .await;
+    let mut app = pair.accept().await;
+    app.head().await;
+    app.send("HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n")
+        .await;
+    assert!(client.head().await.starts_with("http/1.1 101"));
+    app.send("open").await;
+    client.until("open").await;
+
+    change_chain(&pair.store, "inbound-http", |chain| {
+        if let Terminal::Http(http) = &mut chain.terminal {
+            *http = Arc::new(Http {
+                rbac: Some(Some(allow(ME))),
+                ..Http::clone(http)
+            });
+        }
+    })
+    .await;
+    let mut byte = [0];
+    let ended = soon(client.stream.read(&mut byte)).await;
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+}

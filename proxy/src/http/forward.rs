@@ -30,7 +30,7 @@ use crate::{
 /// # Errors
 /// With what the client is to be told when it is refused or there is no response.
 pub(super) async fn answer(
-    session: &Session,
+    session: &Arc<Session>,
     chain: &Chain,
     mut request: Request<Body>,
     observers: &mut Observers,
@@ -38,27 +38,19 @@ pub(super) async fn answer(
     let Terminal::Http(http) = &chain.terminal else {
         return Err(closed(Reason::NoFilterChain));
     };
-    let table = http.table.as_deref().ok_or_else(|| {
-        Refusal::new(
-            Reason::NoCluster,
-            "the routes of this listener have not arrived from the control plane yet",
-        )
-    })?;
-    let asked = policy::Request::of(&request);
-    let matched = route::find(table, &asked);
-    let rules = matched.and_then(|matched| matched.route.rbac.as_ref());
-    let rules = rules.or(http.http.rbac.as_ref());
-    admit_request(rules, &session.facts, session.peer.as_deref(), asked).map_err(denied)?;
-    let matched = matched.ok_or_else(|| no_route(&asked))?;
+    let matched = judge(session, http, &policy::Request::of(&request))?;
     let destination = match &matched.route.action {
         RouteAction::Forward(destination) => destination,
         RouteAction::Respond { status, body } => return Err(direct(*status, body)),
-        RouteAction::Redirect { status, .. } => return Err(redirect(*status, &matched, &asked)),
+        RouteAction::Redirect { status, .. } => {
+            return Err(redirect(*status, &matched, &policy::Request::of(&request)));
+        }
     };
     let wanted = headers::wanted_upgrade(&request);
     if let Some(wanted) = &wanted {
         check_upgrade(wanted, &http.http, destination)?;
     }
+    let asked = wanted.is_some().then(|| head(&request));
     let rewritten = matched.rewrite(policy::Request::of(&request).target);
     matched.change_request(request.headers_mut());
     headers::retarget(&mut request, rewritten, destination.host_rewrite.as_ref());
@@ -86,17 +78,72 @@ pub(super) async fn answer(
     let mut response = exchange.run(request, observers).await?;
     let switched =
         response.status() == StatusCode::SWITCHING_PROTOCOLS || connect && response.status().is_success();
-    match client {
-        Some(client) if switched => {
+    match client.zip(asked) {
+        Some((client, asked)) if switched => {
             let lease = response.body_mut().take_lease();
             let endpoint = hyper::upgrade::on(&mut response);
             let guard = session.context.drain.guard();
-            tokio::spawn(upgrade::splice(client, endpoint, idle_timeout, lease, guard));
+            let revoked = revoked(session.clone(), asked);
+            tokio::spawn(upgrade::splice(
+                client,
+                endpoint,
+                idle_timeout,
+                revoked,
+                lease,
+                guard,
+            ));
         }
         _ => headers::strip_hop_by_hop(response.headers_mut()),
     }
     matched.change_response(response.headers_mut());
     Ok(response)
+}
+
+/// The route of a request that is let in.
+fn judge<'a>(
+    session: &Session,
+    http: &'a HttpChain,
+    asked: &policy::Request<'_>,
+) -> Result<Matched<'a>, Refusal> {
+    let table = http.table.as_deref().ok_or_else(|| {
+        Refusal::new(
+            Reason::NoCluster,
+            "the routes of this listener have not arrived from the control plane yet",
+        )
+    })?;
+    let matched = route::find(table, asked);
+    let rules = matched.and_then(|matched| matched.route.rbac.as_ref());
+    let rules = rules.or(http.http.rbac.as_ref());
+    admit_request(rules, &session.facts, session.peer.as_deref(), *asked).map_err(denied)?;
+    matched.ok_or_else(|| no_route(asked))
+}
+
+/// What rules and routes look at, kept beyond the request.
+fn head(request: &Request<Body>) -> Request<()> {
+    let mut head = Request::new(());
+    *head.method_mut() = request.method().clone();
+    *head.uri_mut() = request.uri().clone();
+    *head.version_mut() = request.version();
+    *head.headers_mut() = request.headers().clone();
+    head
+}
+
+/// Returns when a request that was let in would not be any more.
+async fn revoked(session: Arc<Session>, asked: Request<()>) {
+    let mut standing = session.assembly.watch();
+    while standing.changed().await.is_ok() {
+        let chain = session.chain();
+        let allowed = chain.is_ok_and(|chain| match &chain.terminal {
+            Terminal::Http(http) => judge(&session, http, &policy::Request::of(&asked)).is_ok(),
+            Terminal::Tcp(..) => false,
+        });
+        if !allowed {
+            let connections = &session.context.telemetry.connections;
+            connections.denied(session.direction, Reason::PolicyRevoked);
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Leaves only the upgrade itself of what belongs to the client's connection.

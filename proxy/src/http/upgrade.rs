@@ -11,11 +11,12 @@ use crate::{
     upstream::Lease,
 };
 
-/// Copies between the two sides of an upgraded request until both are done.
+/// Copies between the two sides of an upgraded request until both are done, or until it is `revoked`.
 pub(super) async fn splice(
     client: OnUpgrade,
     endpoint: OnUpgrade,
     idle_timeout: Option<Duration>,
+    revoked: impl Future<Output = ()>,
     lease: Option<Lease>,
     guard: Guard,
 ) {
@@ -27,13 +28,14 @@ pub(super) async fn splice(
         }
     };
     let mut copied = Copied::default();
-    let result = net::copy(
-        &mut TokioIo::new(client),
-        &mut TokioIo::new(endpoint),
-        idle_timeout,
-        &mut copied,
-    )
-    .await;
+    let (mut client, mut endpoint) = (TokioIo::new(client), TokioIo::new(endpoint));
+    let result = tokio::select! {
+        result = net::copy(&mut client, &mut endpoint, idle_timeout, &mut copied) => result,
+        () = revoked => {
+            tracing::info!("an upgraded connection was closed: a changed policy does not allow it any more");
+            return;
+        }
+    };
     tracing::debug!(sent = copied.sent, received = copied.received, error = ?result.err(), "an upgraded connection ended");
     drop((lease, guard));
 }
