@@ -1,8 +1,15 @@
 //! Sending a request to a cluster: endpoint after endpoint, as often as the route's retry policy allows.
 
-use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use http::{Request, Response, StatusCode, Version};
+use http_body::Body as _;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::{
@@ -30,6 +37,8 @@ pub(super) struct Observers {
     pub(super) entry: Option<Box<Entry>>,
     /// What passes of both bodies; `None` where no one asks.
     pub(super) flow: Option<Arc<Flow>>,
+    /// When nothing has passed for too long; `None`: never.
+    pub(super) idle: Option<Idle>,
 }
 
 impl Observers {
@@ -48,8 +57,6 @@ pub(super) struct Exchange<'a> {
     pub(super) session: &'a Session,
     pub(super) upstream: &'a Upstream,
     pub(super) destination: &'a Destination,
-    /// How long nothing may pass.
-    pub(super) idle_timeout: Option<Duration>,
     /// It asks for an upgrade.
     pub(super) upgrading: bool,
 }
@@ -104,10 +111,12 @@ impl Exchange<'_> {
                 response
             }
         };
-        if let Some(flow) = &observers.flow {
+        if let Some(flow) = &observers.flow
+            && !response.body().is_end_stream()
+        {
             let watch = response.body_mut().watch();
             watch.flow = Some((flow.clone(), Way::Sent));
-            watch.idle = self.idle_timeout.map(|limit| Idle::new(limit, flow.clone()));
+            watch.idle = observers.idle.take();
         }
         Ok(response)
     }
@@ -117,20 +126,33 @@ impl Exchange<'_> {
         mut request: Request<Body>,
         observers: &mut Observers,
     ) -> Result<Response<Body>, Refusal> {
-        let mut endpoint = self.endpoint(observers)?;
+        let endpoint = self.endpoint(observers)?;
         let http2 = self.prepare(&mut request, &endpoint);
-        let flow = observers.flow.clone();
         let Some(policy) = self.destination.retry.as_ref().filter(|_| !self.upgrading) else {
-            let answer = self.once(&endpoint, request, http2, flow.as_ref()).await;
+            let answer = self
+                .once(&endpoint, request, http2, observers.idle.as_mut())
+                .await;
             return answer.map_err(|error| failed(&error, &endpoint));
         };
+        Box::pin(self.retried(policy, endpoint, request, http2, observers)).await
+    }
+
+    /// Sends the request as often as the policy allows.
+    async fn retried(
+        &self,
+        policy: &Retry,
+        mut endpoint: Arc<Endpoint>,
+        request: Request<Body>,
+        http2: bool,
+        observers: &mut Observers,
+    ) -> Result<Response<Body>, Refusal> {
         let repeatable = Repeatable::new(request);
         let mut next = repeatable.next();
         let mut retrying = None;
         for n in 1.. {
             let Some(request) = next.take() else { break };
             let answer = self
-                .limited(policy, &endpoint, request, http2, flow.as_ref())
+                .limited(policy, &endpoint, request, http2, observers.idle.as_mut())
                 .await;
             drop(retrying.take());
             let wanted = n <= policy.num_retries && again(policy, &answer);
@@ -180,9 +202,9 @@ impl Exchange<'_> {
         endpoint: &Arc<Endpoint>,
         request: Request<Body>,
         http2: bool,
-        flow: Option<&Arc<Flow>>,
+        idle: Option<&mut Idle>,
     ) -> Result<Response<Body>, TryError> {
-        let once = self.once(endpoint, request, http2, flow);
+        let once = self.once(endpoint, request, http2, idle);
         let Some(limit) = policy.per_try_timeout else {
             return once.await;
         };
@@ -200,20 +222,20 @@ impl Exchange<'_> {
         endpoint: &Arc<Endpoint>,
         request: Request<Body>,
         http2: bool,
-        flow: Option<&Arc<Flow>>,
+        idle: Option<&mut Idle>,
     ) -> Result<Response<Body>, TryError> {
         let connector = self.session.context.upstreams.connector();
-        let sending = async {
+        let sending = pin!(async {
             let in_flight = endpoint.clone().begin().map_err(SendError::from)?;
             if http2 {
                 in_flight.send_http2(connector, request).await
             } else {
                 in_flight.send_http1(connector, request).await
             }
-        };
-        let answer = match (self.idle_timeout, flow) {
-            (Some(limit), Some(flow)) => unless_idle(Idle::new(limit, flow.clone()), sending).await,
-            _ => sending.await.map_err(TryError::Send),
+        });
+        let answer = match idle {
+            Some(idle) => unless_idle(idle, sending).await,
+            None => sending.await.map_err(TryError::Send),
         };
         match &answer {
             Ok(response) => self
@@ -228,10 +250,9 @@ impl Exchange<'_> {
 
 /// Waits for a response as long as anything passes.
 async fn unless_idle<T>(
-    mut idle: Idle,
-    sending: impl Future<Output = Result<T, SendError>>,
+    idle: &mut Idle,
+    mut sending: Pin<&mut impl Future<Output = Result<T, SendError>>>,
 ) -> Result<T, TryError> {
-    let mut sending = pin!(sending);
     poll_fn(|cx| {
         if let Poll::Ready(answer) = sending.as_mut().poll(cx) {
             return Poll::Ready(answer.map_err(TryError::Send));

@@ -12,6 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body::Frame;
+use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::BodyError;
@@ -51,27 +52,69 @@ impl Flow {
 
 /// The idle timeout of a stream. The timer is not touched by frames: when it fires, it is set anew if any came, so
 /// a stream ends after one to two times the limit.
-#[derive(Debug)]
 pub(super) struct Idle {
     /// The limit.
     pub(super) limit: Duration,
+    timer: Option<Timer>,
+    spare: Spare,
+}
+
+struct Timer {
     flow: Arc<Flow>,
     sleep: Pin<Box<Sleep>>,
     seen: u64,
 }
 
-impl Idle {
-    pub(super) fn new(limit: Duration, flow: Arc<Flow>) -> Self {
-        Self {
+/// Timers of one connection that are not in use. Taking one of them costs less than to set a new one, and nearly
+/// all requests have one with a timer that never fires.
+#[derive(Clone, Default)]
+pub(super) struct Spare(Arc<Mutex<Vec<(Duration, Timer)>>>);
+
+/// Spare timers that a connection keeps.
+const SPARES: usize = 16;
+
+impl Spare {
+    /// The timer for one request, which counts in `flow` if given.
+    pub(super) fn take(&self, limit: Duration, flow: Option<&Arc<Flow>>) -> Idle {
+        let spare = self.0.lock().pop_if(|(of, _)| *of == limit);
+        let mut timer = match spare {
+            Some((_, timer)) => timer,
+            None => Timer {
+                flow: Arc::default(),
+                sleep: Box::pin(sleep(limit)),
+                seen: 0,
+            },
+        };
+        match flow {
+            Some(flow) => timer.flow = flow.clone(),
+            None if Arc::strong_count(&timer.flow) > 1 => timer.flow = Arc::default(),
+            None => {}
+        }
+        // A timer that ran before this request began must not end it.
+        let frames = timer.flow.frames.fetch_add(1, Ordering::Relaxed);
+        timer.seen = frames;
+        Idle {
             limit,
-            seen: flow.frames.load(Ordering::Relaxed),
-            flow,
-            sleep: Box::pin(sleep(limit)),
+            timer: Some(timer),
+            spare: self.clone(),
         }
     }
+}
 
-    /// Ready when nothing passed for too long.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+impl Drop for Idle {
+    fn drop(&mut self) {
+        let Some(timer) = self.timer.take() else {
+            return;
+        };
+        let mut spares = self.spare.0.lock();
+        if spares.len() < SPARES {
+            spares.push((self.limit, timer));
+        }
+    }
+}
+
+impl Timer {
+    fn poll(&mut self, limit: Duration, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             ready!(self.sleep.as_mut().poll(cx));
             let now = self.flow.frames.load(Ordering::Relaxed);
@@ -79,7 +122,22 @@ impl Idle {
                 return Poll::Ready(());
             }
             self.seen = now;
-            self.sleep.as_mut().reset(Instant::now() + self.limit);
+            self.sleep.as_mut().reset(Instant::now() + limit);
+        }
+    }
+}
+
+impl Idle {
+    /// Where the request is counted.
+    pub(super) fn flow(&self) -> Option<&Arc<Flow>> {
+        self.timer.as_ref().map(|timer| &timer.flow)
+    }
+
+    /// Ready when nothing passed for too long.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.timer {
+            Some(timer) => timer.poll(self.limit, cx),
+            None => Poll::Pending,
         }
     }
 }

@@ -7,6 +7,8 @@ use http::{
     header::{CONNECTION, UPGRADE},
 };
 
+use http_body::Body as _;
+
 use super::{
     Body, Session,
     exchange::{Exchange, Observers},
@@ -55,10 +57,14 @@ pub(super) async fn answer(
     matched.change_request(request.headers_mut());
     headers::retarget(&mut request, rewritten, destination.host_rewrite.as_ref());
     let idle_timeout = destination.idle_timeout.or(http.http.stream_idle_timeout);
-    if idle_timeout.is_some() {
-        observers.flow.get_or_insert_default();
+    if let Some(limit) = idle_timeout {
+        let idle = session.spare.take(limit, observers.flow.as_ref());
+        observers.flow = idle.flow().cloned();
+        observers.idle = Some(idle);
     }
-    if let Some(flow) = &observers.flow {
+    if let Some(flow) = &observers.flow
+        && !request.body().is_end_stream()
+    {
         request.body_mut().watch().flow = Some((flow.clone(), Way::Received));
     }
     let connect = request.method() == Method::CONNECT;
@@ -72,7 +78,6 @@ pub(super) async fn answer(
         session,
         upstream: target(http, &matched)?,
         destination,
-        idle_timeout,
         upgrading: client.is_some(),
     };
     let mut response = exchange.run(request, observers).await?;

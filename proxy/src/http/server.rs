@@ -17,7 +17,13 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
-use super::{Body, access::Entry, exchange::Observers, flow::Way, forward, limits, rescue};
+use super::{
+    Body,
+    access::Entry,
+    exchange::Observers,
+    flow::{Spare, Way},
+    forward, limits, rescue,
+};
 use crate::{
     admit::admit,
     assemble::{Assembly, Chain, Resolved, Terminal},
@@ -44,6 +50,8 @@ pub struct Session {
     pub peer: Option<Arc<PeerIdentity>>,
     /// Which way its traffic goes.
     pub direction: Direction,
+    /// Idle timers of requests that are done.
+    pub(super) spare: Spare,
     current: ArcSwap<Current>,
 }
 
@@ -69,6 +77,7 @@ impl Session {
             facts,
             peer,
             direction: resolved.listener.direction,
+            spare: Spare::default(),
             current: ArcSwap::from_pointee(Current {
                 resolved: Some(resolved),
                 chain: Ok(chain),

@@ -116,7 +116,8 @@ async fn an_address_outside_the_mesh_is_passed_through() {
 #[tokio::test]
 async fn a_scan_of_the_network_does_not_fill_the_memory() {
     let services = Services::new(disconnected());
-    let address = |host: usize| SocketAddr::from((std::net::Ipv4Addr::from_bits(host.try_into().unwrap()), 80));
+    let address =
+        |host: usize| SocketAddr::from((std::net::Ipv4Addr::from_bits(host.try_into().unwrap()), 80));
     for host in 0..FOLLOWED {
         assert!(services.find(address(host)).is_some());
     }

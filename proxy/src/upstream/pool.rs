@@ -273,7 +273,8 @@ impl InFlight {
                 },
             }
         }
-        let mut http1 = self.endpoint().http1(connector).await?;
+        // Apart, so that the future of a request on a warm connection stays small: it is moved several times.
+        let mut http1 = Box::pin(self.endpoint().http1(connector)).await?;
         let response = http1.send(request).await.map_err(TrySendError::into_error)?;
         Ok(self.leased(response, Connection::Http1(Some(http1))))
     }
@@ -289,7 +290,11 @@ impl InFlight {
     ) -> Result<Response<Body>, SendError> {
         let mut retried = false;
         loop {
-            let (mut sender, stream) = self.endpoint().http2(connector).await?;
+            let per_connection = self.endpoint().cluster().limits.requests_per_connection;
+            let (mut sender, stream) = match self.endpoint().pool.share(per_connection, false) {
+                Some(shared) => shared,
+                None => Box::pin(self.endpoint().http2(connector)).await?,
+            };
             match sender.try_send_request(request).await {
                 Ok(response) => return Ok(self.leased(response, Connection::Http2(stream))),
                 Err(mut error) => match error.take_message() {
@@ -393,9 +398,6 @@ impl Endpoint {
     async fn http2(&self, connector: &Connector) -> Result<(http2::SendRequest<Body>, Stream), SendError> {
         let breaker = &self.cluster().limits;
         let per_connection = breaker.requests_per_connection;
-        if let Some(shared) = self.pool.share(per_connection, false) {
-            return Ok(shared);
-        }
         let _pending = self.usage.take(Kind::Pending, breaker)?;
         let _opening = self.pool.opening.lock().await;
         if let Some(shared) = self.pool.share(per_connection, false) {
