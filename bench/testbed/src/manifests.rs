@@ -147,6 +147,12 @@ struct Head {
     kind: Option<String>,
 }
 
+#[derive(Deserialize)]
+struct List {
+    #[serde(default)]
+    items: Vec<serde_json::Value>,
+}
+
 /// All objects of a file. Blank lines stand in for the documents before, so that errors name the right line.
 fn parse(text: &str) -> Result<Vec<Object>, String> {
     let mut objects = Vec::new();
@@ -154,10 +160,8 @@ fn parse(text: &str) -> Result<Vec<Object>, String> {
     let mut seen = 0;
     let mut flush = |document: &mut String, seen: usize| -> Result<(), String> {
         let blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
-        if !document.lines().all(blank)
-            && let Some(object) = one(document)?
-        {
-            objects.push(object);
+        if !document.lines().all(blank) {
+            one(document, &mut objects)?;
         }
         *document = "\n".repeat(seen);
         Ok(())
@@ -175,10 +179,18 @@ fn parse(text: &str) -> Result<Vec<Object>, String> {
     Ok(objects)
 }
 
-fn one(document: &str) -> Result<Option<Object>, String> {
+/// Adds what a document holds; the items of a List each as a document of their own.
+fn one(document: &str, objects: &mut Vec<Object>) -> Result<(), String> {
     let head: Head = typed(document)?;
-    Ok(Some(match head.kind.as_deref() {
+    objects.push(match head.kind.as_deref() {
         None => return Err("an object without `kind`".into()),
+        Some("List") => {
+            let list: List = typed(document)?;
+            for (index, item) in list.items.iter().enumerate() {
+                one(&item.to_string(), objects).map_err(|error| format!("items[{index}]: {error}"))?;
+            }
+            return Ok(());
+        }
         Some("Namespace") => Object::Namespace(typed(document)?),
         Some("Deployment") => Object::Deployment(typed(document)?),
         Some("StatefulSet") => Object::StatefulSet(typed(document)?),
@@ -187,8 +199,9 @@ fn one(document: &str) -> Result<Option<Object>, String> {
         Some("Service") => Object::Service(typed(document)?),
         Some("ConfigMap") => Object::ConfigMap(typed(document)?),
         Some("Secret") => Object::Secret(typed(document)?),
-        Some(_) => return Ok(None),
-    }))
+        Some(_) => return Ok(()),
+    });
+    Ok(())
 }
 
 fn typed<T: DeserializeOwned>(document: &str) -> Result<T, String> {
@@ -232,6 +245,15 @@ mod tests {
     #[test]
     fn kinds_of_others_are_left_alone() {
         assert!(matches!(parse(GOOD).unwrap().as_slice(), [Object::Service(_)]));
+    }
+
+    #[test]
+    fn the_items_of_a_list_are_objects() {
+        let list =
+            "apiVersion: v1\nitems:\n- kind: Service\n  metadata: {name: a}\n- kind: Role\nkind: List\n";
+        assert!(matches!(parse(list).unwrap().as_slice(), [Object::Service(_)]));
+        let error = parse(&list.replace("{name: a}", "7")).unwrap_err();
+        assert!(error.starts_with("items[0]: "), "{error}");
     }
 
     #[test]

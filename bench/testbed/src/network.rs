@@ -125,12 +125,13 @@ impl Network {
         let [_, _, high, low] = v4.octets();
         let outer = format!("veth{high:02x}{low:02x}");
         let (path, root, peer, ipv6) = (netns.clone(), Arc::clone(&self.root), outer.clone(), self.ipv6);
+        // Made first, so that what a failure leaves half done is freed with it.
+        let pod = PodNetwork { netns, ips };
         tokio::task::spawn_blocking(move || {
             in_thread(move || pod_side(&path, &root, &peer, v4, ipv6.then_some(v6)))
         })
         .await??
         .context("set up the pod's network")?;
-        let pod = PodNetwork { netns, ips };
         let index = link_index(&self.handle, &outer).await?;
         let join = LinkUnspec::new_with_index(index)
             .controller(self.bridge)
@@ -198,52 +199,36 @@ fn pod_side(path: &Path, root: &File, peer: &str, v4: Ipv4Addr, v6: Option<Ipv6A
             .context("move the veth's end to the node")?;
         let eth0 = link_up(&handle, "eth0").await?;
         address(&handle, eth0, v4.into(), 32).await?;
-        let gateway = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(GATEWAY.0, 32)
-            .output_interface(eth0)
-            .scope(RouteScope::Link)
-            .build();
-        handle
-            .route()
-            .add(gateway)
-            .execute()
-            .await
-            .context("route to the gateway")?;
-        let default = RouteMessageBuilder::<Ipv4Addr>::new()
-            .gateway(GATEWAY.0)
-            .output_interface(eth0)
-            .build();
-        handle
-            .route()
-            .add(default)
-            .execute()
-            .await
-            .context("add the default route")?;
+        routes(&handle, eth0, GATEWAY.0.into()).await?;
         if let Some(v6) = v6 {
             address(&handle, eth0, v6.into(), 128).await?;
-            let gateway = RouteMessageBuilder::<Ipv6Addr>::new()
-                .destination_prefix(GATEWAY.1, 128)
-                .output_interface(eth0)
-                .build();
-            handle
-                .route()
-                .add(gateway)
-                .execute()
-                .await
-                .context("route to the IPv6 gateway")?;
-            let default = RouteMessageBuilder::<Ipv6Addr>::new()
-                .gateway(GATEWAY.1)
-                .output_interface(eth0)
-                .build();
-            handle
-                .route()
-                .add(default)
-                .execute()
-                .await
-                .context("add the IPv6 default route")?;
+            routes(&handle, eth0, GATEWAY.1.into()).await?;
         }
         Ok(())
     })
+}
+
+/// Routes of a pod in the gateway's family: to the gateway over the link, to everything else through the gateway.
+async fn routes(handle: &Handle, link: u32, gateway: IpAddr) -> Result<()> {
+    let (any, prefix): (IpAddr, u8) = match gateway {
+        IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED.into(), 32),
+        IpAddr::V6(_) => (Ipv6Addr::UNSPECIFIED.into(), 128),
+    };
+    let route = || RouteMessageBuilder::<IpAddr>::new().output_interface(link);
+    let onlink = route()
+        .destination_prefix(gateway, prefix)?
+        .scope(RouteScope::Link)
+        .build();
+    let default = route().destination_prefix(any, 0)?.gateway(gateway)?.build();
+    for (message, what) in [(onlink, "gateway"), (default, "outside")] {
+        handle
+            .route()
+            .add(message)
+            .execute()
+            .await
+            .with_context(|| format!("add the route to the {what} by {gateway}"))?;
+    }
+    Ok(())
 }
 
 /// IPv6 on, addresses usable at once: no duplicate detection, no router solicitations.
