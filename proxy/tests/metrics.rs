@@ -151,3 +151,18 @@ async fn detection_is_counted() {
     line(&pair, "weir_detect_timeout_total 1").await;
     line(&pair, "weir_detect_total{result=\"opaque\"} 1").await;
 }
+
+#[tokio::test]
+async fn bytes_of_an_opaque_connection_are_counted_while_it_is_open() {
+    let pair = Pair::start().await;
+    let mut client = Wire::connect(pair.tcp).await;
+    let mut app = pair.accept().await;
+    client.send("question").await;
+    app.until("question").await;
+    app.send("answer").await;
+    client.until("answer").await;
+    let bytes = |flow, count| format!("weir_bytes_total{{direction=\"outbound\",flow=\"{flow}\"}} {count}");
+    line(&pair, &bytes("received", 8)).await;
+    line(&pair, &bytes("sent", 6)).await;
+    line(&pair, "weir_connections_open{direction=\"outbound\"} 1").await;
+}

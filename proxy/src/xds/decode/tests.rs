@@ -410,3 +410,68 @@ fn nothing_panics_whatever_the_bytes() {
         }
     }
 }
+
+#[test]
+fn what_would_have_no_effect_is_refused() {
+    let retry = |policy: &str| {
+        table(&format!(
+            r#"{{"match": {{"prefix": "/"}}, "route": {{"cluster": "c", "retry_policy": {{{policy}}}}}}}"#
+        ))
+    };
+    assert!(retry(r#""retry_on": "5xx, connect-failure,unavailable", "num_retries": 3"#).is_ok());
+    refused(
+        retry(r#""retry_on": "5xx,now-and-then""#),
+        &["retry_policy.retry_on", "\"now-and-then\" is not known"],
+    );
+    refused(
+        retry(r#""retry_on": "5xx", "per_try_idle_timeout": "1s""#),
+        &["per_try_idle_timeout"],
+    );
+
+    let detection = |body: &str| {
+        cluster(&format!(
+            r#""type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED", "outlier_detection": {{{body}}}"#
+        ))
+    };
+    let of = |body: &str| detection(body).unwrap().outlier_detection.unwrap();
+    assert_eq!(of("").consecutive_5xx, 5);
+    assert_eq!(of(r#""enforcing_consecutive_5xx": 0"#).consecutive_5xx, 0);
+    refused(
+        detection(r#""enforcing_consecutive_gateway_failure": 100"#),
+        &["outlier_detection", "enforcing_consecutive_gateway_failure"],
+    );
+    refused(
+        cluster(
+            r#""type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED", "circuit_breakers": {"thresholds": [{"retry_budget": {}}]}"#,
+        ),
+        &["circuit_breakers", "retry_budget"],
+    );
+}
+
+#[test]
+fn the_access_log_goes_to_stdout_with_known_fields() {
+    let log = |config: &str| {
+        manager(&format!(
+            r#""rds": {{"route_config_name": "r"}}, "http_filters": [{ROUTER}], "access_log": [{{"name": "l", "typed_config": {{"@type": "type.googleapis.com/envoy.extensions.access_loggers.{config}}}}}]"#
+        ))
+    };
+    let logs = |listener: Listener| match &listener.chains[0].terminal {
+        Terminal::Http(http) => http.access_log,
+        Terminal::Tcp(_) => false,
+    };
+    for config in [
+        r#"stream.v3.StdoutAccessLog""#,
+        r#"stream.v3.StdoutAccessLog", "log_format": {"json_format": {"path": "%REQ(:PATH)%"}}"#,
+        r#"file.v3.FileAccessLog", "path": "/dev/stdout""#,
+    ] {
+        assert!(logs(log(config).unwrap()), "{config}");
+    }
+    refused(
+        log(r#"file.v3.FileAccessLog", "path": "/var/log/a""#),
+        &["access_log[0]", "/dev/stdout"],
+    );
+    refused(
+        log(r#"stream.v3.StdoutAccessLog", "log_format": {"json_format": {"pod": "x"}}"#),
+        &["\"pod\""],
+    );
+}
