@@ -21,6 +21,8 @@ use crate::{
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a request goes on after the sidecar was told to end.
+const LONGER: Duration = Duration::from_secs(3);
 const WEB: &str = "{name: http-web, port: 8080}";
 
 pub(crate) fn tests(tests: &mut Tests<'_>) {
@@ -211,6 +213,7 @@ async fn in_flight(world: Arc<World>, victim: &str) -> Outcome {
         Ok(())
     };
     scene.eventually("the sidecar has its SIGTERM", draining).await?;
+    tokio::time::sleep(LONGER).await;
     go.send_replace(true);
     let reply = client::Reply::read(response).await;
     let reply = reply.with_context(|| scene.evidence())?;
