@@ -36,6 +36,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A proxy needs one stream and now and then a signature.
 const STREAMS_PER_CONNECTION: u32 = 16;
+/// The largest request for a certificate, in bytes. Whoever sends it has shown nothing yet.
+const SIGNING_REQUEST: usize = 64 * 1024;
 const SHORT_VALIDITY: Duration = Duration::from_secs(10 * 60);
 
 /// Runs the controller until told to stop.
@@ -125,7 +127,9 @@ impl App {
                 hub,
                 stop.clone(),
             )))
-            .add_service(IstioCertificateServiceServer::new(signing));
+            .add_service(
+                IstioCertificateServiceServer::new(signing).max_decoding_message_size(SIGNING_REQUEST),
+            );
         let server = tokio::spawn(async move {
             let ended = server
                 .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())

@@ -55,6 +55,18 @@ async fn chunked_bodies_stream_both_ways() {
 }
 
 #[tokio::test]
+async fn a_get_keeps_its_chunked_body() {
+    let pair = Pair::start().await;
+    let mut client = Wire::connect(pair.http).await;
+    client
+        .send("GET /search HTTP/1.1\r\nhost: app\r\ntransfer-encoding: chunked\r\n\r\n5\r\nquery\r\n0\r\n\r\n")
+        .await;
+    let mut app = pair.accept().await;
+    assert!(app.head().await.contains("transfer-encoding: chunked"));
+    app.until("query\r\n0\r\n\r\n").await;
+}
+
+#[tokio::test]
 async fn head_keeps_the_length_and_has_no_body() {
     let pair = Pair::start().await;
     let mut client = Wire::connect(pair.http).await;

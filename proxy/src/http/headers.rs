@@ -2,9 +2,11 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
-    header::{CONNECTION, COOKIE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE},
+    header::{CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE},
     uri::{Authority, PathAndQuery, Scheme},
 };
+
+use hyper::body::Body as _;
 
 use super::Body;
 
@@ -95,6 +97,11 @@ pub(super) fn to_http1(request: &mut Request<Body>) {
     request.headers_mut().remove(EXPECT);
     if request.method() == Method::CONNECT {
         return;
+    }
+    // Said for every body of unknown length: of a GET or a HEAD it is taken for granted that there is none.
+    if !request.body().is_end_stream() && !request.headers().contains_key(CONTENT_LENGTH) {
+        let chunked = HeaderValue::from_static("chunked");
+        request.headers_mut().insert(TRANSFER_ENCODING, chunked);
     }
     if let Some(authority) = request.uri().authority()
         && let Ok(host) = HeaderValue::from_str(authority.as_str())
