@@ -59,7 +59,9 @@ async fn a_get_keeps_its_chunked_body() {
     let pair = Pair::start().await;
     let mut client = Wire::connect(pair.http).await;
     client
-        .send("GET /search HTTP/1.1\r\nhost: app\r\ntransfer-encoding: chunked\r\n\r\n5\r\nquery\r\n0\r\n\r\n")
+        .send(
+            "GET /search HTTP/1.1\r\nhost: app\r\ntransfer-encoding: chunked\r\n\r\n5\r\nquery\r\n0\r\n\r\n",
+        )
         .await;
     let mut app = pair.accept().await;
     assert!(app.head().await.contains("transfer-encoding: chunked"));

@@ -193,13 +193,13 @@ impl Tests<'_> {
         F: Future<Output = Result<Result<Outcome, JoinError>, Elapsed>>,
     {
         let trial = match (self.ready.clone(), needed) {
-            (Ok((world, runtime)), Ok(needed)) => Trial::test(name, move || {
-                match runtime.block_on(run(world, needed)) {
+            (Ok((world, runtime)), Ok(needed)) => {
+                Trial::test(name, move || match runtime.block_on(run(world, needed)) {
                     Ok(Ok(outcome)) => outcome.map_err(|error| Failed::from(format!("{error:#}"))),
                     Ok(Err(panic)) => Err(Failed::from(panic)),
                     Err(_) => Err(Failed::from(format!("not done within {LIMIT:?}"))),
-                }
-            }),
+                })
+            }
             (Err(reason), _) | (_, Err(reason)) => {
                 if !reason.is_empty() {
                     eprintln!("{name} is skipped: {reason}");
