@@ -17,7 +17,7 @@ use crate::{
     manifest::{allow_http, member, service},
     scene::{EXCHANGE, Scene},
     server,
-    world::{World, within},
+    world::{World, find_program, within},
 };
 
 pub(crate) fn tests(tests: &mut Tests<'_>) {
@@ -33,6 +33,11 @@ pub(crate) fn tests(tests: &mut Tests<'_>) {
         large_headers,
     );
     tests.add("http::http2_with_prior_knowledge_stays_http2_end_to_end", h2c);
+    tests.add_if(
+        "http::curl_gets_an_answer_by_every_name_of_a_service",
+        curl(),
+        |world, ()| by_name(world),
+    );
 }
 
 async fn stage(world: Arc<World>, namespace: &str) -> anyhow::Result<Scene> {
@@ -53,6 +58,36 @@ async fn served(world: Arc<World>, namespace: &str) -> anyhow::Result<Scene> {
     let reached = || async { scene.get("client", to, "/").await?.expect(200) };
     scene.eventually("the server is reached", reached).await?;
     Ok(scene)
+}
+
+fn curl() -> Result<(), String> {
+    let found = find_program("curl").map(drop);
+    found.ok_or_else(|| "there is no curl; install it (Debian: apt-get install curl)".to_owned())
+}
+
+async fn by_name(world: Arc<World>) -> Outcome {
+    let scene = served(world, "http-curl").await?;
+    for name in [
+        "server",
+        "server.http-curl",
+        "server.http-curl.svc",
+        "server.http-curl.svc.cluster.local",
+    ] {
+        let url = format!("http://{name}/");
+        let argv = [
+            "curl",
+            "--silent",
+            "--show-error",
+            "--max-time",
+            "10",
+            "--output",
+            "/dev/null",
+        ];
+        let argv = [&argv[..], &["--write-out", "%{http_code}", &url]].concat();
+        let status = scene.exec("client", &argv).await?;
+        ensure!(status == "200", "{url} answered {status}");
+    }
+    Ok(())
 }
 
 async fn dial(scene: &Scene) -> anyhow::Result<TcpStream> {
