@@ -15,7 +15,7 @@ use weir_xds::{
 
 use super::{
     changes::Touched,
-    names::{Name, Topic},
+    names::{Name, Topic, WILDCARD, index},
     server::{Handled, Interest, Limit, Machine},
     view::View,
 };
@@ -23,7 +23,6 @@ use super::{
 /// A response is closed once it holds this many bytes of resources, so that it stays below the 4 MiB that gRPC
 /// clients take.
 const RESPONSE_BYTES: usize = 1 << 20;
-const WILDCARD: &str = "*";
 
 /// One stream's subscriptions and what its client holds.
 pub(super) struct Session {
@@ -321,14 +320,4 @@ impl Type {
 
 fn topic(kind: ResourceType, name: &str, pod: &Arc<str>) -> Option<Topic> {
     Name::parse(kind, name).map(|name| name.topic(pod))
-}
-
-pub(super) fn index(kind: ResourceType) -> usize {
-    match kind {
-        ResourceType::Cluster => 0,
-        ResourceType::Endpoints => 1,
-        ResourceType::Secret => 2,
-        ResourceType::Listener => 3,
-        ResourceType::Route => 4,
-    }
 }

@@ -17,6 +17,20 @@ pub(super) const TRUST_BUNDLE: &str = "trust-bundle";
 /// The proxy's own certificate, which the proxy provides itself.
 pub(super) const WORKLOAD_CERT: &str = "workload-cert";
 
+/// The name that subscribes to everything of a type.
+pub(super) const WILDCARD: &str = "*";
+
+/// A type's place in tables of all types.
+pub(super) fn index(kind: ResourceType) -> usize {
+    match kind {
+        ResourceType::Cluster => 0,
+        ResourceType::Endpoints => 1,
+        ResourceType::Secret => 2,
+        ResourceType::Listener => 3,
+        ResourceType::Route => 4,
+    }
+}
+
 /// What a resource name stands for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Name {

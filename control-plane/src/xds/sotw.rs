@@ -14,13 +14,10 @@ use weir_xds::{
 
 use super::{
     changes::Touched,
-    delta::index,
-    names::Name,
+    names::{Name, WILDCARD, index},
     server::{Handled, Interest, Limit, Machine},
     view::View,
 };
-
-const WILDCARD: &str = "*";
 
 /// One stream's subscriptions.
 pub(super) struct Session {
