@@ -1,0 +1,1 @@
+//! Container images without a container engine: static binaries in a docker-archive that any runtime imports.
