@@ -1,0 +1,1 @@
+//! The mesh's own manifests, as `deploy/chart` holds them.

@@ -1,0 +1,18 @@
+//! `weir namespace`.
+
+use std::process::ExitCode;
+
+use crate::api;
+
+/// Flags of `weir namespace`.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {}
+
+/// Runs the command.
+///
+/// # Errors
+/// When the cluster does not answer.
+pub async fn run(cluster: &api::Options, _args: &Args) -> anyhow::Result<ExitCode> {
+    let _client = api::connect(cluster).await?;
+    anyhow::bail!("`weir namespace` is not there yet")
+}
