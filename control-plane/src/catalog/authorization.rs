@@ -65,7 +65,7 @@ pub(super) fn by_account(
     diagnostics: &mut Vec<Diagnostic>,
 ) -> ByAccount {
     let mut accounts: HashMap<ObjectName, Grants> = HashMap::new();
-    for (name, target) in &objects.traffic_targets {
+    for (name, target) in objects.traffic_targets.iter() {
         let mut reading = Reading {
             name,
             target,

@@ -13,10 +13,7 @@ use super::{
     services::{self, Inbound},
     splits,
 };
-use crate::{
-    endpoints::Objects,
-    spec::{Diagnostic, ObjectName},
-};
+use crate::{endpoints::Objects, spec::ObjectName};
 
 /// What the catalog is told once, at start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,14 +26,10 @@ pub struct Settings {
     pub namespace: String,
 }
 
-/// Joins `objects` into the snapshot that follows `previous`, and says what is wrong with them: the diagnostics of
-/// each object on its own and of the objects together, by file and line.
+/// Joins `objects` into the snapshot that follows `previous`. Its diagnostics are those of each object on its own and of
+/// the objects together, by file and line.
 #[must_use]
-pub fn build(
-    previous: Option<&Snapshot>,
-    objects: &Objects,
-    settings: &Settings,
-) -> (Snapshot, Vec<Diagnostic>) {
+pub fn build(previous: Option<&Snapshot>, objects: &Objects, settings: &Settings) -> Snapshot {
     let mut diagnostics = objects.diagnostics.clone();
     let monitored = mesh::monitored(objects, settings);
     let mesh = mesh::mesh_settings(objects, settings, &mut diagnostics);
@@ -75,14 +68,15 @@ pub fn build(
 
     diagnostics.sort();
     diagnostics.dedup();
-    let snapshot = Snapshot {
+    Snapshot {
         generation: previous.map_or(0, |previous| previous.generation) + 1,
         services: keep_services(previous, services),
         addresses: joined.addresses,
         pods: finish_pods(previous, pods.all, joined.inbound, accounts, mesh.permissive),
         mesh: keep(previous.map(|previous| &previous.mesh), mesh),
-    };
-    (snapshot, diagnostics)
+        diagnostics: keep(previous.map(|previous| &previous.diagnostics), diagnostics),
+        policies: objects.policies.clone(),
+    }
 }
 
 /// Principals of pods that some TrafficTarget lets someone reach.

@@ -1,6 +1,6 @@
 //! Builds a snapshot from each change of the objects.
 
-use std::{collections::BTreeSet, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -48,7 +48,7 @@ impl Metrics {
         metrics
     }
 
-    fn found(&self, diagnostics: &BTreeSet<Diagnostic>) {
+    fn found(&self, diagnostics: &[Diagnostic]) {
         for (severity, label) in [(Severity::Error, "error"), (Severity::Warning, "warning")] {
             let count = diagnostics.iter().filter(|it| it.severity == severity).count();
             let gauge = self.diagnostics.get_or_create(&Severities { severity: label });
@@ -67,15 +67,16 @@ pub fn follow(
     settings: Settings,
     metrics: Metrics,
 ) -> watch::Receiver<Arc<Snapshot>> {
-    let next = move |last: Option<&Snapshot>, objects: &Objects, known: &BTreeSet<Diagnostic>| {
+    let next = move |last: Option<&Snapshot>, objects: &Objects| {
         let started = Instant::now();
-        let (snapshot, found) = build(last, objects, &settings);
+        let snapshot = build(last, objects, &settings);
         metrics.build.observe(started.elapsed().as_secs_f64());
-        let found = report(known, found);
-        metrics.found(&found);
-        (Arc::new(snapshot), found)
+        let known = last.map_or(&[][..], |last| last.diagnostics.as_slice());
+        report(known, &snapshot.diagnostics);
+        metrics.found(&snapshot.diagnostics);
+        Arc::new(snapshot)
     };
-    let (first, mut known) = next(None, &objects.borrow_and_update(), &BTreeSet::new());
+    let first = next(None, &objects.borrow_and_update());
     let (publish, snapshots) = watch::channel(first);
     tokio::spawn(async move {
         loop {
@@ -87,8 +88,7 @@ pub fn follow(
             }
             let now = objects.borrow_and_update().clone();
             let last = publish.borrow().clone();
-            let (snapshot, found) = next(Some(&last), &now, &known);
-            known = found;
+            let snapshot = next(Some(&last), &now);
             debug!(generation = snapshot.generation, "the mesh changed");
             publish.send_replace(snapshot);
         }
@@ -97,9 +97,9 @@ pub fn follow(
 }
 
 /// Logs what was not there the last time.
-fn report(known: &BTreeSet<Diagnostic>, found: Vec<Diagnostic>) -> BTreeSet<Diagnostic> {
-    let found: BTreeSet<Diagnostic> = found.into_iter().collect();
-    for new in found.difference(known) {
+fn report(known: &[Diagnostic], found: &[Diagnostic]) {
+    // Both are in order.
+    for new in found.iter().filter(|it| known.binary_search(it).is_err()) {
         match new.severity {
             Severity::Error => error!("{new}"),
             Severity::Warning => warn!("{new}"),
@@ -108,5 +108,4 @@ fn report(known: &BTreeSet<Diagnostic>, found: Vec<Diagnostic>) -> BTreeSet<Diag
     if !known.is_empty() && found.is_empty() {
         info!("every manifest is right again");
     }
-    found
 }

@@ -28,7 +28,7 @@ pub(super) fn mesh_settings(
         trust_domain: settings.trust_domain.clone(),
         ..MeshSettings::default()
     };
-    for (name, config) in &objects.mesh_configs {
+    for (name, config) in objects.mesh_configs.iter() {
         if *name.namespace == *settings.namespace && &*name.name == MeshConfig::NAME {
             apply(&config.value, &mut mesh);
             continue;

@@ -40,7 +40,7 @@ impl<'a> Pods<'a> {
     pub(super) fn join(objects: &'a Objects, monitored: &HashSet<&str>, trust_domain: &str) -> Self {
         let mut pods = Self::default();
         let mut principals: HashMap<(&str, &str), Arc<str>> = HashMap::new();
-        for (name, pod) in &objects.pods {
+        for (name, pod) in objects.pods.iter() {
             let pod = &pod.value;
             if !monitored.contains(&*name.namespace) || ended(pod) {
                 continue;

@@ -40,7 +40,7 @@ pub(super) fn join(
         ..Services::default()
     };
     let slices = slices(objects);
-    for (name, stored) in &objects.services {
+    for (name, stored) in objects.services.iter() {
         let Some(spec) = &stored.value.spec else {
             continue;
         };
@@ -92,7 +92,7 @@ pub(super) fn join(
 /// EndpointSlices by the service they belong to.
 fn slices(objects: &Objects) -> HashMap<(&str, &str), Vec<&EndpointSlice>> {
     let mut slices: HashMap<(&str, &str), Vec<&EndpointSlice>> = HashMap::new();
-    for (name, slice) in &objects.endpoint_slices {
+    for (name, slice) in objects.endpoint_slices.iter() {
         let labels = slice.value.metadata.labels.as_ref();
         if let Some(service) = labels.and_then(|labels| labels.get(SERVICE_NAME)) {
             slices

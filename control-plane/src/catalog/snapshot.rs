@@ -8,6 +8,11 @@ use std::{
     time::Duration,
 };
 
+use crate::{
+    endpoints::Revision,
+    spec::{Diagnostic, Key},
+};
+
 /// The mesh at one moment. Parts that did not change since the last snapshot are the same `Arc`, so that two
 /// snapshots can be compared cheaply.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +28,10 @@ pub struct Snapshot {
     pub addresses: HashMap<IpAddr, ServiceKey>,
     /// Pods with a sidecar, by UID.
     pub pods: HashMap<Arc<str>, Arc<Pod>>,
+    /// What is wrong with the objects it was made of, each on its own and together, in order.
+    pub diagnostics: Arc<Vec<Diagnostic>>,
+    /// Every policy object of the cluster at that moment; empty where objects come from files.
+    pub policies: Arc<BTreeMap<Key, Arc<Revision>>>,
 }
 
 /// `namespace/name` of a Service.

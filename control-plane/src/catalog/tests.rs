@@ -83,7 +83,9 @@ fn bookstore(permissive: bool, policies: &[&str]) -> Store {
 }
 
 fn built(objects: &Objects) -> (Snapshot, Vec<Diagnostic>) {
-    build(None, objects, &settings())
+    let snapshot = build(None, objects, &settings());
+    let diagnostics = snapshot.diagnostics.to_vec();
+    (snapshot, diagnostics)
 }
 
 fn key(namespace: &str, name: &str) -> ServiceKey {
@@ -164,7 +166,7 @@ fn what_did_not_change_is_the_same_arc() {
     let store = bookstore(false, &["routes", "allow-bookbuyer"]);
     let (first, _) = built(&store.objects());
     let store = bookstore(false, &["routes", "allow-bookbuyer", "split"]);
-    let (second, _) = build(Some(&first), &store.objects(), &settings());
+    let second = build(Some(&first), &store.objects(), &settings());
     assert_eq!(second.generation, 2);
     for (name, service) in &second.services {
         let split = name == &key("bookstore", "bookstore");
@@ -260,7 +262,7 @@ proptest! {
             text.insert_str(place, &with);
         }
         store.put(1, "spoiled.yaml", &text);
-        let (after, _) = build(Some(&before), &store.objects(), &settings());
+        let after = build(Some(&before), &store.objects(), &settings());
         for (name, service) in &before.services {
             if &*name.name != "bookstore" {
                 let now = &after.services[name];

@@ -1,14 +1,18 @@
 //! Endpoints providers: where the objects of the mesh come from.
 //!
-//! A [`Provider`] publishes [`Objects`], everything it knows at one moment. Today there is one, [`Files`], which watches
-//! directories of manifests.
+//! A [`Provider`] publishes [`Objects`], everything it knows at one moment: [`Files`] watches directories of manifests,
+//! [`Kubernetes`] an API server. [`list`] reads an API server once.
 
 mod files;
+mod kubernetes;
 mod store;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use k8s_openapi::api::{
     core::v1::{Namespace, Pod, Service, ServiceAccount},
@@ -17,10 +21,12 @@ use k8s_openapi::api::{
 use tokio::sync::watch;
 
 pub use files::{Files, FilesError};
+pub use kubernetes::{Kubernetes, KubernetesMetrics, KubernetesOptions, ListError, Revision, list};
 pub use store::Store;
 
 use crate::spec::{
-    Diagnostic, HttpRouteGroup, MeshConfig, Object, ObjectName, Stored, TcpRoute, TrafficSplit, TrafficTarget,
+    Diagnostic, HttpRouteGroup, Key, MeshConfig, Object, ObjectName, Stored, TcpRoute, TrafficSplit,
+    TrafficTarget,
 };
 
 /// A source of objects.
@@ -29,8 +35,9 @@ pub trait Provider {
     fn objects(&self) -> watch::Receiver<Arc<Objects>>;
 }
 
-/// Objects of a kind by name. What did not change since the last [`Objects`] is the same `Arc`.
-pub type Table<T> = BTreeMap<ObjectName, Arc<Stored<T>>>;
+/// Objects of a kind by name. What did not change since the last [`Objects`] is the same `Arc`: an object, and the
+/// whole table.
+pub type Table<T> = Arc<BTreeMap<ObjectName, Arc<Stored<T>>>>;
 
 /// Every object a provider knows, at one moment.
 #[derive(Clone, Debug, Default)]
@@ -55,6 +62,10 @@ pub struct Objects {
     pub traffic_splits: Table<TrafficSplit>,
     /// MeshConfigs.
     pub mesh_configs: Table<MeshConfig>,
+    /// Every policy object of a cluster, whether in force or not; empty where objects come from files.
+    pub policies: Arc<BTreeMap<Key, Arc<Revision>>>,
+    /// Kinds of policy that the cluster has no definition of.
+    pub missing: BTreeSet<&'static str>,
     /// What is wrong with the objects, each on its own.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -63,16 +74,20 @@ impl Objects {
     /// Adds an object, in place of one of the same kind and name.
     pub fn insert(&mut self, name: ObjectName, object: Object) {
         match object {
-            Object::Namespace(it) => drop(self.namespaces.insert(name, it)),
-            Object::Service(it) => drop(self.services.insert(name, it)),
-            Object::ServiceAccount(it) => drop(self.service_accounts.insert(name, it)),
-            Object::Pod(it) => drop(self.pods.insert(name, it)),
-            Object::EndpointSlice(it) => drop(self.endpoint_slices.insert(name, it)),
-            Object::TrafficTarget(it) => drop(self.traffic_targets.insert(name, it)),
-            Object::HttpRouteGroup(it) => drop(self.http_route_groups.insert(name, it)),
-            Object::TcpRoute(it) => drop(self.tcp_routes.insert(name, it)),
-            Object::TrafficSplit(it) => drop(self.traffic_splits.insert(name, it)),
-            Object::MeshConfig(it) => drop(self.mesh_configs.insert(name, it)),
+            Object::Namespace(it) => put(&mut self.namespaces, name, it),
+            Object::Service(it) => put(&mut self.services, name, it),
+            Object::ServiceAccount(it) => put(&mut self.service_accounts, name, it),
+            Object::Pod(it) => put(&mut self.pods, name, it),
+            Object::EndpointSlice(it) => put(&mut self.endpoint_slices, name, it),
+            Object::TrafficTarget(it) => put(&mut self.traffic_targets, name, it),
+            Object::HttpRouteGroup(it) => put(&mut self.http_route_groups, name, it),
+            Object::TcpRoute(it) => put(&mut self.tcp_routes, name, it),
+            Object::TrafficSplit(it) => put(&mut self.traffic_splits, name, it),
+            Object::MeshConfig(it) => put(&mut self.mesh_configs, name, it),
         }
     }
+}
+
+fn put<T>(table: &mut Table<T>, name: ObjectName, object: Arc<Stored<T>>) {
+    Arc::make_mut(table).insert(name, object);
 }

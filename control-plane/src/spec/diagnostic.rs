@@ -23,11 +23,11 @@ impl fmt::Display for Severity {
 /// Something wrong with an object, in a place.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Diagnostic {
-    /// The file.
+    /// The file; empty for an object of a cluster.
     pub file: Arc<str>,
-    /// Line, from 1.
+    /// Line, from 1; 0 for an object of a cluster.
     pub line: u32,
-    /// Column, from 1.
+    /// Column, from 1; 0 for an object of a cluster.
     pub column: u32,
     /// How bad it is.
     pub severity: Severity,
@@ -43,11 +43,10 @@ pub struct Diagnostic {
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}: {}:{}:{}: ",
-            self.severity, self.file, self.line, self.column
-        )?;
+        write!(f, "{}: ", self.severity)?;
+        if !self.file.is_empty() {
+            write!(f, "{}:{}:{}: ", self.file, self.line, self.column)?;
+        }
         if !self.object.is_empty() {
             write!(f, "{}: ", self.object)?;
         }

@@ -103,9 +103,9 @@ pub struct Stored<T> {
 /// Where an object was written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Source {
-    /// The file, or whatever else names the place.
+    /// The file; empty for an object of a cluster.
     pub file: Arc<str>,
-    /// Line of the file on which `text` starts; the first is 1.
+    /// Line of the file on which `text` starts; the first is 1. 0 for an object of a cluster.
     pub line: u32,
     /// The document; empty where it is not kept (pods and endpoints, which are many).
     pub text: Arc<str>,
@@ -113,8 +113,12 @@ pub struct Source {
 
 impl Source {
     /// Line and column of a field such as `spec.backends[1].service`, or of the nearest field around it that is written.
+    /// In an object of a cluster there are none: `(0, 0)`.
     #[must_use]
     pub fn locate(&self, field: &str) -> (u32, u32) {
+        if self.line == 0 {
+            return (0, 0);
+        }
         let (line, column) = locate::position(&self.text, field);
         (self.line + line - 1, column)
     }
