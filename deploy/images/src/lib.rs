@@ -1,1 +1,10 @@
-//! Container images without a container engine: static binaries in a docker-archive that any runtime imports.
+//! Container images without a container engine: programs packed into a docker-archive, which `ctr images import`,
+//! `docker load`, `podman load` and `kind load image-archive` all read.
+//!
+//! An [`Image`] is one layer. Users get static programs alone in it; tests get the programs that cargo has built
+//! anyway, with the libraries they need ([`linked`]).
+
+pub mod archive;
+pub mod linked;
+
+pub use archive::Image;
