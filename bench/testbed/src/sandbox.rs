@@ -56,6 +56,26 @@ impl Sandbox {
     /// # Errors
     /// When the kernel or a container runtime forbids the namespaces; the text names the setting.
     pub fn enter() -> Result<Self, EnterError> {
+        Self::enter_by(launch)
+    }
+
+    /// As [`Sandbox::enter`], without a user namespace: root inside is the machine's own root, as a container
+    /// runtime needs that makes device files and control groups. What the other namespaces do not cover is the
+    /// host's own there.
+    ///
+    /// # Errors
+    /// Also when the caller is not root.
+    pub fn enter_as_root() -> Result<Self, EnterError> {
+        Self::enter_by(|| match geteuid().is_root() {
+            true => {
+                unshare(NAMESPACES).map_err(EnterError::namespaces)?;
+                run(forwarded_signals()?, "full")
+            }
+            false => Err(EnterError::NotRoot),
+        })
+    }
+
+    fn enter_by(launch: impl FnOnce() -> Result<i32, EnterError>) -> Result<Self, EnterError> {
         let arg0 = std::env::args_os().next().unwrap_or_default();
         match arg0.to_str() {
             Some(MAPPER) => std::process::exit(idmap::run_mapper()),
@@ -105,25 +125,31 @@ fn exit_code(stage: &str, result: Result<i32, EnterError>) -> i32 {
     })
 }
 
+/// All namespaces of the sandbox but the user's.
+const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWNS
+    .union(CloneFlags::CLONE_NEWNET)
+    .union(CloneFlags::CLONE_NEWPID)
+    .union(CloneFlags::CLONE_NEWIPC)
+    .union(CloneFlags::CLONE_NEWUTS);
+
 /// The caller's part: make the namespaces, have the ids mapped, start `init`, wait for it.
 fn launch() -> Result<i32, EnterError> {
     let signals = forwarded_signals()?;
     let mut mapper = idmap::Mapper::spawn()?;
-    let mut flags = CloneFlags::CLONE_NEWNS
-        | CloneFlags::CLONE_NEWNET
-        | CloneFlags::CLONE_NEWPID
-        | CloneFlags::CLONE_NEWIPC
-        | CloneFlags::CLONE_NEWUTS;
-    let ids = match unshare(flags | CloneFlags::CLONE_NEWUSER) {
+    let ids = match unshare(NAMESPACES | CloneFlags::CLONE_NEWUSER) {
         Ok(()) => mapper.map()?,
         Err(errno) if geteuid().is_root() && errno != Errno::EINVAL => {
-            flags.remove(CloneFlags::CLONE_NEWUSER);
-            unshare(flags).map_err(|_| EnterError::namespaces(errno))?;
+            unshare(NAMESPACES).map_err(|_| EnterError::namespaces(errno))?;
             mapper.dismiss();
             "full"
         }
         Err(errno) => return Err(EnterError::namespaces(errno)),
     };
+    run(signals, ids)
+}
+
+/// Starts `init` in the namespaces made, and waits for it.
+fn run(signals: SignalFd, ids: &str) -> Result<i32, EnterError> {
     let mut init = Command::new("/proc/self/exe");
     init.arg0(INIT)
         .args(std::env::args_os())

@@ -13,6 +13,9 @@ pub enum EnterError {
         /// The setting that forbids it and the way round.
         hint: String,
     },
+    /// Only root can run what is to run.
+    #[error("a whole node needs the machine's own root: run as root, or give KUBECONFIG of a cluster")]
+    NotRoot,
     /// A fresh /proc could not be mounted.
     #[error(
         "cannot mount /proc in the sandbox ({0}): a container runtime masks parts of /proc. \
@@ -66,7 +69,10 @@ impl EnterError {
     /// Whether the machine forbids sandboxes, as opposed to an error of ours: tests are then skipped.
     #[must_use]
     pub fn is_forbidden(&self) -> bool {
-        matches!(self, Self::Namespaces { .. } | Self::Proc(_) | Self::Map(_))
+        matches!(
+            self,
+            Self::Namespaces { .. } | Self::NotRoot | Self::Proc(_) | Self::Map(_)
+        )
     }
 }
 
