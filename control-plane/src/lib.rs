@@ -13,6 +13,7 @@ pub mod certificates;
 pub mod config;
 pub mod endpoints;
 pub mod injector;
+pub mod leader;
 pub mod spec;
 pub mod validator;
 pub mod xds;

@@ -1,4 +1,4 @@
-//! The built-in certificate authority: one ECDSA P-256 root in the state directory.
+//! The built-in certificate authority: one ECDSA P-256 root, kept in the state directory or in a Secret.
 
 use std::{
     path::Path,
@@ -69,6 +69,13 @@ impl BuiltIn {
         Self::new(key, &pem)
     }
 
+    /// From a key and certificates that are kept elsewhere.
+    pub(super) fn from_pem(key: &[u8], bundle: &[u8]) -> Result<Self, CertificateError> {
+        let bundle =
+            std::str::from_utf8(bundle).map_err(|error| CertificateError::Root(error.to_string()))?;
+        Self::new(key_pair(key)?, bundle)
+    }
+
     fn new(key: KeyPair, bundle_pem: &str) -> Result<Self, CertificateError> {
         let bundle = TrustBundle::from_pem(bundle_pem)?;
         let [root, ..] = bundle.roots() else {
@@ -127,6 +134,13 @@ impl Issuer for BuiltIn {
     fn trust(&self) -> watch::Receiver<Arc<TrustBundle>> {
         self.trust.subscribe()
     }
+}
+
+/// A new root: the PEM of its key and of its certificate.
+pub(super) fn generate() -> Result<(String, String), CertificateError> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let root = root_parameters(SystemTime::now()).self_signed(&key)?;
+    Ok((key.serialize_pem(), root.pem()))
 }
 
 fn key_pair(pem: &[u8]) -> Result<KeyPair, CertificateError> {

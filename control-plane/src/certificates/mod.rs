@@ -2,18 +2,21 @@
 //!
 //! A proxy makes its own key and asks `service` to sign it, proving its ServiceAccount with a token that a
 //! [`Verifier`] checks. An [`Issuer`] signs: today the built-in one, [`BuiltIn`], whose root lives in the state
-//! directory. [`Serving`] keeps the controller's own certificate fresh. No private key of a workload is ever
-//! seen here.
+//! directory or, in a cluster, in a Secret ([`root_secret`]). [`Serving`] keeps the controller's own certificate fresh,
+//! [`ca_bundle`] tells the API server by which roots to know it. No private key of a workload is ever seen here.
 
 mod built_in;
+pub mod ca_bundle;
 mod csr;
 pub mod join_token;
+pub mod root_secret;
 mod service;
 mod serving;
 mod state;
 #[cfg(test)]
 mod tests;
 mod token;
+mod token_review;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -25,6 +28,7 @@ pub use built_in::BuiltIn;
 pub use service::{Metrics, Signing};
 pub use serving::Serving;
 pub use token::{TokenError, TokenIdentity, Verifier};
+pub use token_review::TokenReviews;
 
 /// The shortest validity a certificate is issued for.
 pub const VALIDITY_FLOOR: Duration = Duration::from_secs(5);
@@ -174,6 +178,14 @@ pub enum CertificateError {
         path: String,
         /// How long it is.
         bytes: usize,
+    },
+    /// The Secret that holds the root.
+    #[error("Secret {namespace}/{name}: {problem}", name = root_secret::NAME)]
+    Secret {
+        /// Its namespace.
+        namespace: String,
+        /// What is wrong, and what to do.
+        problem: String,
     },
     /// A signature could not be made.
     #[error("cannot sign: {0}")]

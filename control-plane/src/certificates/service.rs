@@ -227,11 +227,13 @@ impl From<TokenError> for Refusal {
             TokenError::Bad(_) => "bad_token",
             TokenError::Expired => "expired",
             TokenError::WrongAudience => "wrong_audience",
+            TokenError::Unavailable(_) => "unchecked",
         };
-        Self {
-            reason,
-            status: Status::unauthenticated(error.to_string()),
-        }
+        let status = match error {
+            TokenError::Unavailable(_) => Status::unavailable(error.to_string()),
+            _ => Status::unauthenticated(error.to_string()),
+        };
+        Self { reason, status }
     }
 }
 

@@ -1,5 +1,5 @@
 //! The controller's own certificate: made at start, made again long before it ends, with the trust bundle that
-//! client certificates are checked against.
+//! client certificates are checked against. It serves sidecars, and the API server that calls the webhooks.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,14 +23,20 @@ use super::{CONTROLLER_SERVICE, CertificateError, Issuer, Profile, SigningReques
 const VALIDITY: Duration = Duration::from_secs(24 * 60 * 60);
 const RETRY: Duration = Duration::from_secs(10);
 
-/// The TLS configuration of the controller's listener, always with a valid certificate.
+/// The TLS configurations of the controller's listeners, always with a valid certificate.
 pub struct Serving {
     issuer: Arc<dyn Issuer>,
     dns_names: Vec<String>,
     provider: Arc<CryptoProvider>,
-    current: ArcSwap<ServerConfig>,
+    current: ArcSwap<Configs>,
     /// Subscribed before the first certificate was made, so that no change of roots is missed.
     trust: watch::Receiver<Arc<TrustBundle>>,
+}
+
+/// One certificate, for two kinds of clients.
+struct Configs {
+    sidecars: Arc<ServerConfig>,
+    webhooks: Arc<ServerConfig>,
 }
 
 impl Serving {
@@ -47,14 +53,19 @@ impl Serving {
             issuer,
             dns_names,
             provider,
-            current: ArcSwap::new(first),
+            current: ArcSwap::from_pointee(first),
             trust,
         })
     }
 
-    /// What a connection accepted now should use.
+    /// What a sidecar's connection accepted now should use.
     pub fn config(&self) -> Arc<ServerConfig> {
-        self.current.load_full()
+        self.current.load().sidecars.clone()
+    }
+
+    /// What a connection of the API server accepted now should use: it is not asked for a certificate.
+    pub fn webhook_config(&self) -> Arc<ServerConfig> {
+        self.current.load().webhooks.clone()
     }
 
     /// Renews at half of the validity, and when the trust bundle changes, until told to stop.
@@ -69,8 +80,8 @@ impl Serving {
             }
             renew_at = Instant::now()
                 + match make(&*self.issuer, &self.dns_names, &self.provider).await {
-                    Ok(config) => {
-                        self.current.store(config);
+                    Ok(configs) => {
+                        self.current.store(Arc::new(configs));
                         info!("renewed the controller's certificate");
                         VALIDITY / 2
                     }
@@ -96,7 +107,7 @@ async fn make(
     issuer: &dyn Issuer,
     dns_names: &[String],
     provider: &Arc<CryptoProvider>,
-) -> Result<Arc<ServerConfig>, CertificateError> {
+) -> Result<Configs, CertificateError> {
     let key = KeyPair::generate()?;
     let chain = issuer
         .sign(SigningRequest {
@@ -108,17 +119,17 @@ async fn make(
         })
         .await?;
     let trust = issuer.trust().borrow().clone();
-    server_config(&chain, &key, &trust, provider)
-        .map(Arc::new)
-        .map_err(|error| CertificateError::Tls(error.to_string()))
+    configs(&chain, &key, &trust, provider).map_err(|error| CertificateError::Tls(error.to_string()))
 }
 
-fn server_config(
+fn configs(
     chain: &[String],
     key: &KeyPair,
     trust: &TrustBundle,
     provider: &Arc<CryptoProvider>,
-) -> Result<ServerConfig, Box<dyn std::error::Error + Send + Sync>> {
+) -> Result<Configs, Box<dyn std::error::Error + Send + Sync>> {
+    let chain = CertificateDer::pem_slice_iter(chain.concat().as_bytes()).collect::<Result<Vec<_>, _>>()?;
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let mut roots = RootCertStore::empty();
     for root in trust.roots() {
         roots.add(root.clone())?;
@@ -127,15 +138,21 @@ fn server_config(
     let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
         .allow_unauthenticated()
         .build()?;
-    let chain = CertificateDer::pem_slice_iter(chain.concat().as_bytes()).collect::<Result<Vec<_>, _>>()?;
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let mut config = ServerConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()?
+    let versions =
+        || ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+
+    let mut sidecars = versions()?
         .with_client_cert_verifier(clients)
-        .with_single_cert(chain, key)?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
+        .with_single_cert(chain.clone(), key.clone_key())?;
+    sidecars.alpn_protocols = vec![b"h2".to_vec()];
     // A resumed session would carry on with a client certificate that has ended since.
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.send_tls13_tickets = 0;
-    Ok(config)
+    sidecars.session_storage = Arc::new(NoServerSessionStorage {});
+    sidecars.send_tls13_tickets = 0;
+
+    let mut webhooks = versions()?.with_no_client_auth().with_single_cert(chain, key)?;
+    webhooks.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Configs {
+        sidecars: Arc::new(sidecars),
+        webhooks: Arc::new(webhooks),
+    })
 }

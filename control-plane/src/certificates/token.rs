@@ -33,4 +33,7 @@ pub enum TokenError {
     /// It was made for someone else to read.
     #[error("the token's audience is not {:?}", super::join_token::AUDIENCE)]
     WrongAudience,
+    /// Nobody could say whose it is.
+    #[error("the token cannot be checked now: {0}; try again")]
+    Unavailable(String),
 }
