@@ -1,5 +1,8 @@
 //! The way to the cluster: which API server, as whom, and where the mesh lives in it.
 
+mod apply;
+mod explain;
+
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context;
@@ -7,6 +10,9 @@ use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
+
+pub use apply::{FIELD_MANAGER, Outcome, api_of, apply, delete, describe, gone};
+pub use explain::{explain, is_conflict, is_missing};
 
 /// How long the API server may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,7 +44,8 @@ pub struct Options {
 /// When there is no usable kubeconfig.
 pub async fn connect(options: &Options) -> anyhow::Result<Client> {
     let config = configuration(options).await?;
-    Client::try_from(config).context("cannot use the kubeconfig; look at its certificates and its server's address")
+    Client::try_from(config)
+        .context("cannot use the kubeconfig; look at its certificates and its server's address")
 }
 
 /// Where the API server is and who we are to it.

@@ -1,1 +1,0 @@
-//! The mesh's own manifests, as `deploy/chart` holds them.
