@@ -4,7 +4,7 @@ mod console;
 mod manifests;
 mod mesh;
 mod phases;
-mod scrape;
+pub mod scrape;
 mod table;
 
 use std::{

@@ -1,31 +1,36 @@
-//! Reads what a sidecar shows to Prometheus.
+//! Reads what is shown to Prometheus.
 
 use std::collections::BTreeMap;
 
 /// The samples of one scrape.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Scrape {
+pub struct Scrape {
     samples: Vec<Sample>,
 }
 
 /// One line of the exposition format.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Sample {
-    pub(crate) name: String,
-    pub(crate) labels: BTreeMap<String, String>,
-    pub(crate) value: f64,
+pub struct Sample {
+    /// The metric.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its value.
+    pub value: f64,
 }
 
 impl Sample {
     /// A label's value, empty when it is not there.
-    pub(crate) fn label(&self, name: &str) -> &str {
+    #[must_use]
+    pub fn label(&self, name: &str) -> &str {
         self.labels.get(name).map_or("", String::as_str)
     }
 }
 
 impl Scrape {
     /// Reads the text format; a line that is not understood is left out.
-    pub(crate) fn parse(text: &str) -> Self {
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         Self {
             samples: lines.filter_map(sample).collect(),
@@ -33,12 +38,13 @@ impl Scrape {
     }
 
     /// The samples of a metric.
-    pub(crate) fn of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Sample> {
+    pub fn of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Sample> {
         self.samples.iter().filter(move |sample| sample.name == name)
     }
 
     /// Their sum.
-    pub(crate) fn sum(&self, name: &str) -> f64 {
+    #[must_use]
+    pub fn sum(&self, name: &str) -> f64 {
         self.of(name).map(|sample| sample.value).sum()
     }
 }
