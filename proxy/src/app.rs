@@ -291,12 +291,12 @@ struct Accepting {
 impl Accepting {
     /// Takes connections until the shutdown says otherwise.
     async fn accept(self: Arc<Self>, socket: TcpListener) {
-        let finishing = self.context.drain.finishing(self.direction);
-        tokio::pin!(finishing);
+        let closing = self.context.drain.closing();
+        tokio::pin!(closing);
         loop {
             let accepted = tokio::select! {
                 accepted = socket.accept() => accepted,
-                () = &mut finishing => return,
+                () = &mut closing => return,
             };
             match accepted {
                 Ok((stream, source)) => {

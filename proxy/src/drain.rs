@@ -19,15 +19,20 @@ use crate::model::Direction;
 /// down may be between two connections.
 const QUIET: Duration = Duration::from_millis(500);
 
+/// Kept inbound connections go on for this long: a request may be on its way over one, and whoever hears that the pod
+/// is gone closes it. One that carried a request meanwhile was told to close.
+const LINGER: Duration = Duration::from_secs(3);
+
 /// How far the shutdown is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     /// Serving.
     #[default]
     Running,
-    /// Inbound takes no new connections and finishes what runs; outbound serves on, the application needs it.
+    /// Not ready any more. Inbound ends each connection after its request, and still takes those of clients that have
+    /// not heard of it; outbound serves on, the application needs it.
     Draining,
-    /// Everything finishes what runs.
+    /// Nothing new is taken; everything finishes what runs.
     Closing,
 }
 
@@ -78,10 +83,28 @@ impl Drain {
 
     /// Waits until connections of this direction should finish.
     pub async fn finishing(&self, direction: Direction) {
-        let at = match direction {
+        self.reached(match direction {
             Direction::Outbound => Stage::Closing,
             Direction::Inbound | Direction::Unspecified => Stage::Draining,
-        };
+        })
+        .await;
+    }
+
+    /// Waits until connections of this direction should finish on which a request may arrive unasked for.
+    pub async fn cutting(&self, direction: Direction) {
+        self.finishing(direction).await;
+        tokio::select! {
+            () = sleep(LINGER) => {}
+            () = self.closing() => {}
+        }
+    }
+
+    /// Waits until no new connections are taken.
+    pub async fn closing(&self) {
+        self.reached(Stage::Closing).await;
+    }
+
+    async fn reached(&self, at: Stage) {
         let mut stage = self.inner.stage.subscribe();
         // The sender lives as long as `self`.
         let _ = stage.wait_for(|stage| *stage >= at).await;

@@ -96,7 +96,7 @@ impl Waiting {
     fn list(&self) -> Vec<String> {
         let mut list = Vec::new();
         if self.context.drain.stage() != Stage::Running {
-            list.push("draining: no new inbound connections are taken".to_owned());
+            list.push("draining: inbound connections end".to_owned());
         }
         if !self.started.load(Ordering::Acquire) {
             list.push("static listeners: not bound yet".to_owned());

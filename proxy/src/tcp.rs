@@ -1,6 +1,8 @@
 //! Opaque connections: one endpoint for the whole connection, and bytes copied both ways.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
 
 use crate::{
     admit::admit,
@@ -12,8 +14,13 @@ use crate::{
     reason::Reason,
     telemetry::Metered,
     tls::PeerIdentity,
-    upstream::Purpose,
+    upstream::{Endpoint, InFlight, Purpose, Upstream},
 };
+
+/// Endpoints tried for one connection.
+const TRIES: usize = 5;
+/// Another endpoint is waited for this long, when all that are known cannot be reached.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// An opaque connection about to be forwarded.
 pub struct Opaque<'a> {
@@ -59,17 +66,39 @@ impl Opaque<'_> {
         (reason, copied)
     }
 
-    async fn connect(&self, targets: &Targets) -> Result<(Io, crate::upstream::InFlight), Reason> {
+    /// Connects to one endpoint after another: nothing was sent to one that cannot be reached.
+    async fn connect(&self, targets: &Targets) -> Result<(Io, InFlight), Reason> {
         let upstream = targets.next().ok_or(Reason::NoCluster)?;
-        let endpoint = upstream.pick(self.facts.destination)?;
+        let mut endpoint = upstream.pick(self.facts.destination)?;
+        let mut tried = Vec::new();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let error = match self.connect_to(upstream, &endpoint).await {
+                Ok(connected) => return Ok(connected),
+                Err(reason) => reason,
+            };
+            tried.push(endpoint.address());
+            if error == Reason::Overflow || tried.len() >= TRIES {
+                return Err(error);
+            }
+            let another = upstream.another(self.facts.destination, &tried, deadline);
+            endpoint = another.await.ok_or(error)?;
+        }
+    }
+
+    async fn connect_to(
+        &self,
+        upstream: &Upstream,
+        endpoint: &Arc<Endpoint>,
+    ) -> Result<(Io, InFlight), Reason> {
         let in_flight = endpoint.clone().begin_connection();
         let in_flight = in_flight.map_err(|error| {
             tracing::info!(cluster = upstream.name(), %error, "a connection was refused");
             Reason::Overflow
         })?;
         let connector = self.context.upstreams.connector();
-        let connected = connector.connect(&endpoint, Purpose::Opaque).await;
-        upstream.record(&endpoint, connected.is_err());
+        let connected = connector.connect(endpoint, Purpose::Opaque).await;
+        upstream.record(endpoint, connected.is_err());
         match connected {
             Ok(io) => Ok((io, in_flight)),
             Err(error) => {

@@ -6,10 +6,10 @@ mod pair;
 use std::time::Duration;
 
 use pair::{Pair, Wire, soon};
-use tokio::net::TcpStream;
+use weir_proxy::drain::Stage;
 
 #[tokio::test]
-async fn running_requests_finish_and_inbound_takes_no_new_connections() {
+async fn running_requests_finish_and_late_clients_are_served_once() {
     let pair = Pair::start().await;
     let mut client = Wire::connect(pair.inbound).await;
     client.send("GET / HTTP/1.1\r\nhost: app\r\n\r\n").await;
@@ -18,12 +18,22 @@ async fn running_requests_finish_and_inbound_takes_no_new_connections() {
 
     let drain = pair.drain.clone();
     let draining = tokio::spawn(async move { drain.run(Duration::from_secs(5)).await });
+    let mut kept = Wire::connect(pair.inbound).await;
     soon(async {
-        while TcpStream::connect(pair.inbound).await.is_ok() {
+        while pair.drain.stage() != Stage::Draining {
             tokio::task::yield_now().await;
         }
     })
     .await;
+    for late in [&mut kept, &mut Wire::connect(pair.inbound).await] {
+        late.send("GET /late HTTP/1.1\r\nhost: app\r\n\r\n").await;
+        let mut app = pair.accept().await;
+        app.head().await;
+        app.send("HTTP/1.1 204 No Content\r\n\r\n").await;
+        let head = late.head().await;
+        assert!(head.contains("connection: close"), "{head}");
+        assert_eq!(late.rest().await, "");
+    }
     let mut outbound = Wire::connect(pair.tcp).await;
     outbound.send("still here").await;
     drop(outbound);

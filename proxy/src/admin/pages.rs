@@ -27,7 +27,11 @@ const PAGES: [(&str, &str, &str); 12] = [
         "/logging?level=LEVEL",
         "change the log level: off, error, warn, info, debug, trace",
     ),
-    ("POST", "/drain_listeners", "take no new inbound connections"),
+    (
+        "POST",
+        "/drain_listeners",
+        "be unready, and end inbound connections",
+    ),
     ("POST", "/quitquitquit", "drain, then end the process"),
     ("POST", "/shutdown", "the same"),
 ];
@@ -84,7 +88,10 @@ fn change(path: &str, state: &AdminState) -> Page {
     tracing::info!(path, "a change was asked for at the admin address");
     if path == "/drain_listeners" {
         (state.drain)();
-        text(StatusCode::OK, "OK: inbound listeners take no new connections.")
+        text(
+            StatusCode::OK,
+            "OK: the proxy is not ready any more, and inbound connections end after their requests.",
+        )
     } else {
         (state.stop)();
         text(StatusCode::OK, "OK: the proxy drains, then ends.")

@@ -3,14 +3,21 @@
 use std::{
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use tokio::time::timeout;
 
 use super::{flow::Watch, repeat::Repeated};
 use crate::{telemetry::Measured, upstream::Lease};
+
+/// Most bytes, and the longest time, that a body no one wants is read for.
+const DISCARDED: usize = 256 * 1024;
+const DISCARDING: Duration = Duration::from_secs(1);
 
 /// A body. Frames pass through as they come: nothing is collected, trailers included.
 pub struct Body {
@@ -91,6 +98,24 @@ impl Body {
     /// Holds the measurement of its request, which ends with the body.
     pub fn measure(&mut self, measured: Measured) {
         self.measured = Some(measured);
+    }
+
+    /// Reads and drops a body that no one wants, for a moment: to close a connection on what it still brings would
+    /// cost its client the answer.
+    pub fn discard(self) {
+        if let Kind::Incoming(mut incoming) = self.kind
+            && !incoming.is_end_stream()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(timeout(DISCARDING, async move {
+                let mut bytes = 0;
+                while let Some(Ok(frame)) = incoming.frame().await
+                    && bytes < DISCARDED
+                {
+                    bytes += frame.data_ref().map_or(0, Bytes::len);
+                }
+            }));
+        }
     }
 
     /// Takes what the body holds of its connection; whoever has it now ends it.

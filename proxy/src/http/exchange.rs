@@ -8,24 +8,25 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::{
     Body, Session,
     access::Entry,
+    again::{Harmless, Tries},
     flow::{Flow, Idle, Way},
     headers,
     repeat::Repeatable,
     rescue::Refusal,
 };
 use crate::{
-    model::{AppProtocol, Destination, Retry},
+    model::{AppProtocol, Destination, Direction, Retry},
     reason::Reason,
     retry::{self, Failure},
     telemetry::Measured,
-    upstream::{Endpoint, SendError, Upstream},
+    upstream::{Another, Endpoint, SendError, Upstream},
 };
 
 /// Who is told where a request goes.
@@ -91,6 +92,42 @@ impl TryError {
     }
 }
 
+/// How all tries of a request are made.
+struct Sending<'a> {
+    policy: Option<&'a Retry>,
+    http2: bool,
+    idempotent: bool,
+}
+
+/// What one try came to.
+struct Tried {
+    answer: Result<Response<Body>, TryError>,
+    /// Why another harms nothing.
+    again: Option<Harmless>,
+}
+
+impl Sending<'_> {
+    /// Whether the route's policy asks for another try.
+    fn wants(&self, tried: &Tried) -> bool {
+        self.policy.is_some_and(|policy| match &tried.answer {
+            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => false,
+            Ok(response) => retry::on_response(policy, response.status(), response.headers()),
+            Err(error) => error
+                .failure()
+                .is_some_and(|failure| retry::on_failure(policy, failure)),
+        })
+    }
+}
+
+impl Tried {
+    fn end(self, endpoint: &Endpoint, tries: &Tries) -> Result<Response<Body>, Refusal> {
+        self.answer.map_err(|error| Refusal {
+            again: tries.sum(self.again),
+            ..failed(&error, endpoint)
+        })
+    }
+}
+
 impl Exchange<'_> {
     /// Sends the request within the route's timeout.
     ///
@@ -128,49 +165,89 @@ impl Exchange<'_> {
     ) -> Result<Response<Body>, Refusal> {
         let endpoint = self.endpoint(observers)?;
         let http2 = self.prepare(&mut request, &endpoint);
-        let Some(policy) = self.destination.retry.as_ref().filter(|_| !self.upgrading) else {
-            let answer = self
-                .once(&endpoint, request, http2, observers.idle.as_mut())
-                .await;
-            return answer.map_err(|error| failed(&error, &endpoint));
+        let policy = self.destination.retry.as_ref().filter(|_| !self.upgrading);
+        let way = Sending {
+            policy,
+            http2,
+            idempotent: !self.upgrading && is_idempotent(&request),
         };
-        Box::pin(self.retried(policy, endpoint, request, http2, observers)).await
+        let outbound = self.session.direction == Direction::Outbound;
+        if policy.is_none() && !outbound && !way.idempotent {
+            let tried = self.once(&way, &endpoint, request, false, observers.idle.as_mut());
+            return tried.await.end(&endpoint, &Tries::default());
+        }
+        let repeatable = Repeatable::new(request);
+        let Some(request) = repeatable.next() else {
+            return Err(Refusal::new(Reason::ClientReset, "the request broke off"));
+        };
+        let tried = self.limited(&way, &endpoint, request, false, observers.idle.as_mut());
+        let tried = tried.await;
+        if tried.again.is_none() && !way.wants(&tried) {
+            return tried.end(&endpoint, &Tries::default());
+        }
+        Box::pin(self.repeat(&way, &repeatable, endpoint, tried, observers)).await
     }
 
-    /// Sends the request as often as the policy allows.
-    async fn retried(
+    /// Sends the request again as often as harms nothing, and as often as the policy allows.
+    async fn repeat(
         &self,
-        policy: &Retry,
+        way: &Sending<'_>,
+        repeatable: &Repeatable,
         mut endpoint: Arc<Endpoint>,
-        request: Request<Body>,
-        http2: bool,
+        mut tried: Tried,
         observers: &mut Observers,
     ) -> Result<Response<Body>, Refusal> {
-        let repeatable = Repeatable::new(request);
-        let mut next = repeatable.next();
-        let mut retrying = None;
-        for n in 1.. {
-            let Some(request) = next.take() else { break };
-            let answer = self
-                .limited(policy, &endpoint, request, http2, observers.idle.as_mut())
+        let mut tries = Tries::default();
+        let mut retries = 0;
+        while repeatable.can_repeat() {
+            let elsewhere = self.elsewhere(&mut tries, tried.again, &endpoint).await;
+            let mut retrying = None;
+            let fresh = elsewhere.is_some();
+            if let Some(other) = elsewhere {
+                endpoint = other;
+                observers.sent_to(self.upstream, &endpoint);
+            } else if let Some(policy) = way.policy
+                && way.wants(&tried)
+                && retries < policy.num_retries
+            {
+                retries += 1;
+                tries.retried();
+                retrying = self.upstream.retry(&endpoint);
+                if retrying.is_none() {
+                    break;
+                }
+                sleep(retry::pause(policy, retries, rand::random())).await;
+                endpoint = self.endpoint(observers)?;
+            } else {
+                break;
+            }
+            let Some(request) = repeatable.next() else { break };
+            drop(tried);
+            tried = self
+                .limited(way, &endpoint, request, fresh, observers.idle.as_mut())
                 .await;
-            drop(retrying.take());
-            let wanted = n <= policy.num_retries && again(policy, &answer);
-            if wanted {
-                next = repeatable.next();
-                retrying = next.as_ref().and_then(|_| self.upstream.retry(&endpoint));
-            }
-            if retrying.is_none() {
-                return answer.map_err(|error| failed(&error, &endpoint));
-            }
-            drop(answer);
-            sleep(retry::pause(policy, n, rand::random())).await;
-            endpoint = self.endpoint(observers)?;
+            drop(retrying);
         }
-        Err(Refusal::new(
-            Reason::UpstreamReset,
-            "the request could not be sent again",
-        ))
+        tried.end(&endpoint, &tries)
+    }
+
+    /// Where a request may be sent although no policy says so. The application behind an inbound sidecar is the only
+    /// one there; to ask another pod is the client's sidecar's part.
+    async fn elsewhere(
+        &self,
+        tries: &mut Tries,
+        why: Option<Harmless>,
+        failed: &Arc<Endpoint>,
+    ) -> Option<Arc<Endpoint>> {
+        let why = why?;
+        if self.session.direction != Direction::Outbound && why == Harmless::Unsent {
+            return None;
+        }
+        let original = self.session.facts.destination;
+        match tries.next(why, self.upstream, original, failed).await? {
+            Another::Found(endpoint) => Some(endpoint),
+            Another::NotYet | Another::Never => Some(failed.clone()),
+        }
     }
 
     fn endpoint(&self, observers: &mut Observers) -> Result<Arc<Endpoint>, Refusal> {
@@ -198,54 +275,71 @@ impl Exchange<'_> {
     /// One try within the limit of each.
     async fn limited(
         &self,
-        policy: &Retry,
+        way: &Sending<'_>,
         endpoint: &Arc<Endpoint>,
         request: Request<Body>,
-        http2: bool,
+        fresh: bool,
         idle: Option<&mut Idle>,
-    ) -> Result<Response<Body>, TryError> {
-        let once = self.once(endpoint, request, http2, idle);
-        let Some(limit) = policy.per_try_timeout else {
+    ) -> Tried {
+        let once = self.once(way, endpoint, request, fresh, idle);
+        let Some(limit) = way.policy.and_then(|policy| policy.per_try_timeout) else {
             return once.await;
         };
-        match timeout(limit, once).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                self.upstream.record(endpoint, true);
-                Err(TryError::PerTry(limit))
+        timeout(limit, once).await.unwrap_or_else(|_| {
+            self.upstream.record(endpoint, true);
+            Tried {
+                answer: Err(TryError::PerTry(limit)),
+                again: None,
             }
-        }
+        })
     }
 
+    /// One try; `fresh`: over a new connection.
     async fn once(
         &self,
+        way: &Sending<'_>,
         endpoint: &Arc<Endpoint>,
         request: Request<Body>,
-        http2: bool,
+        fresh: bool,
         idle: Option<&mut Idle>,
-    ) -> Result<Response<Body>, TryError> {
+    ) -> Tried {
         let connector = self.session.context.upstreams.connector();
         let sending = pin!(async {
             let in_flight = endpoint.clone().begin().map_err(SendError::from)?;
-            if http2 {
+            if way.http2 {
                 in_flight.send_http2(connector, request).await
             } else {
-                in_flight.send_http1(connector, request).await
+                in_flight.send_http1(connector, request, fresh).await
             }
         });
-        let answer = match idle {
+        let mut answer = match idle {
             Some(idle) => unless_idle(idle, sending).await,
             None => sending.await.map_err(TryError::Send),
         };
-        match &answer {
-            Ok(response) => self
-                .upstream
-                .record(endpoint, response.status().is_server_error()),
-            Err(error) if error.failure().is_some() => self.upstream.record(endpoint, true),
-            Err(_) => {}
-        }
-        answer
+        let again = match &mut answer {
+            Ok(response) => {
+                self.upstream
+                    .record(endpoint, response.status().is_server_error());
+                let believed = self.session.direction == Direction::Outbound && endpoint.tls().is_some();
+                Harmless::take(response.headers_mut()).filter(|_| believed)
+            }
+            Err(error) => {
+                if error.failure().is_some() {
+                    self.upstream.record(endpoint, true);
+                }
+                match error {
+                    TryError::Send(error) => Harmless::after(error, way.idempotent),
+                    TryError::PerTry(_) | TryError::Idle(_) => None,
+                }
+            }
+        };
+        Tried { answer, again }
     }
+}
+
+/// Whether to do it twice is to do it once; of requests with a body none is taken to be.
+fn is_idempotent(request: &Request<Body>) -> bool {
+    request.method().is_idempotent() && request.method() != Method::CONNECT && request.body().is_end_stream()
 }
 
 /// Waits for a response as long as anything passes.
@@ -260,16 +354,6 @@ async fn unless_idle<T>(
         idle.poll(cx).map(|()| Err(TryError::Idle(idle.limit)))
     })
     .await
-}
-
-fn again(policy: &Retry, answer: &Result<Response<Body>, TryError>) -> bool {
-    match answer {
-        Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => false,
-        Ok(response) => retry::on_response(policy, response.status(), response.headers()),
-        Err(error) => error
-            .failure()
-            .is_some_and(|failure| retry::on_failure(policy, failure)),
-    }
 }
 
 fn unavailable(reason: Reason, upstream: &Upstream) -> Refusal {

@@ -1,6 +1,7 @@
 //! HTTP: serving clients, forwarding to clusters, and answering in the proxy's own name.
 
 mod access;
+mod again;
 mod body;
 mod exchange;
 mod flow;
@@ -13,5 +14,6 @@ mod server;
 mod upgrade;
 
 pub use access::{AccessLog, LOGGED};
+pub use again::Harmless;
 pub use body::{Body, BodyError};
 pub use server::{Session, serve};

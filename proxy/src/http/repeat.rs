@@ -64,6 +64,11 @@ impl Repeatable {
         }
     }
 
+    /// Whether there can be another try: its body was kept.
+    pub(super) fn can_repeat(&self) -> bool {
+        self.body.as_ref().is_none_or(|source| !source.lock().lost)
+    }
+
     /// The request for another try, which ends those before; `None` when its body was not kept.
     pub(super) fn next(&self) -> Option<Request<Body>> {
         let body = match &self.body {

@@ -7,7 +7,7 @@ use http::{
     header::{CONNECTION, CONTENT_TYPE, LOCATION},
 };
 
-use super::Body;
+use super::{Body, Harmless};
 use crate::reason::Reason;
 
 /// The header that names the [`Reason`].
@@ -26,6 +26,8 @@ pub struct Refusal {
     pub status: Option<StatusCode>,
     /// Where to, for a redirect.
     pub location: Option<HeaderValue>,
+    /// Why the request may be sent elsewhere all the same.
+    pub again: Option<Harmless>,
 }
 
 impl Refusal {
@@ -36,6 +38,7 @@ impl Refusal {
             text: text.into(),
             status: None,
             location: None,
+            again: None,
         }
     }
 }

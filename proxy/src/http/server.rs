@@ -85,6 +85,11 @@ impl Session {
         }
     }
 
+    /// Whether the client is another pod's sidecar, by its certificate.
+    fn is_between_sidecars(&self) -> bool {
+        self.direction != Direction::Outbound && self.peer.is_some()
+    }
+
     /// The chain in force for the next request. A new version of the listener may have another for this connection,
     /// or none, or may not allow its client any more.
     ///
@@ -132,12 +137,14 @@ pub async fn serve(io: Metered<Io>, session: Arc<Session>, codec: Codec) -> Resu
     };
     let serving = session.clone();
     let service = service_fn(move |request| respond(serving.clone(), request));
-    let finishing = session.context.drain.finishing(session.direction);
+    let drain = session.context.drain.clone();
     let io = TokioIo::new(io);
     if http2 {
+        let finishing = drain.finishing(session.direction);
         let connection = pin!(http2_builder().serve_connection(io, service));
         finish(connection, finishing, |connection| connection.graceful_shutdown()).await?;
     } else {
+        let finishing = drain.cutting(session.direction);
         let connection = pin!(http1_builder().serve_connection(io, service).with_upgrades());
         finish(connection, finishing, |connection| connection.graceful_shutdown()).await?;
     }
@@ -253,7 +260,11 @@ async fn respond(session: Arc<Session>, request: Request<Incoming>) -> Result<Re
                 "{}", refusal.text
             );
             let reason = refusal.reason;
-            let response = rescue::respond(refusal, grpc, false);
+            let again = refusal.again.filter(|_| session.is_between_sidecars());
+            let mut response = rescue::respond(refusal, grpc, false);
+            if let Some(again) = again {
+                again.put(response.headers_mut());
+            }
             telemetry
                 .connections
                 .answered(session.direction, response.status(), reason);

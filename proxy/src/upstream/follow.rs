@@ -199,6 +199,7 @@ impl Upstream {
             tls,
             endpoints: endpoints.clone(),
         }));
+        self.updated.notify_waiters();
         for gone in &old.endpoints {
             if !endpoints.iter().any(|endpoint| Arc::ptr_eq(endpoint, gone)) {
                 gone.retire();

@@ -10,12 +10,17 @@ mod usage;
 use std::{
     collections::HashMap,
     net::SocketAddr,
+    pin::pin,
     sync::{Arc, Weak},
 };
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::{sync::watch, task::AbortHandle};
+use tokio::{
+    sync::{Notify, watch},
+    task::AbortHandle,
+    time::{Instant, timeout_at},
+};
 
 pub use connect::{ConnectError, Connector, Purpose};
 pub use endpoint::{Endpoint, InFlight};
@@ -55,6 +60,18 @@ pub struct Upstream {
     originals: Mutex<HashMap<SocketAddr, Arc<Endpoint>>>,
     requests: Requests,
     usage: Arc<Usage>,
+    /// Its endpoints changed.
+    updated: Notify,
+}
+
+/// An endpoint beside those that were tried.
+pub enum Another {
+    /// This.
+    Found(Arc<Endpoint>),
+    /// None now.
+    NotYet,
+    /// There can be none: the client asked for one by its address.
+    Never,
 }
 
 /// Counts as one retry of a cluster while it lives.
@@ -102,13 +119,41 @@ impl Upstream {
         if let Some(named) = endpoints.iter().find(|endpoint| endpoint.address() == original) {
             return Ok(named.clone());
         }
-        let load = |index: usize| Load {
-            cost: balance::least_request(endpoints[index].in_flight(), endpoints[index].weight()),
-            ejected: endpoints[index].is_ejected(),
-        };
-        let chosen = balance::choose(load, endpoints.len(), rand::random);
-        let chosen = chosen.and_then(|index| endpoints.get(index));
-        chosen.cloned().ok_or(Reason::NoEndpoint)
+        choose(endpoints).cloned().ok_or(Reason::NoEndpoint)
+    }
+
+    /// Chooses among the endpoints that are not in `tried`.
+    pub fn untried(&self, original: SocketAddr, tried: &[SocketAddr]) -> Another {
+        let now = self.now.load();
+        let anywhere = now.cluster.as_ref();
+        let anywhere = anywhere.is_some_and(|cluster| cluster.discovery != Discovery::OriginalDst);
+        if !anywhere || tried.contains(&original) {
+            return Another::Never;
+        }
+        let untried = now.endpoints.iter();
+        let untried: Vec<_> = untried
+            .filter(|endpoint| !tried.contains(&endpoint.address()))
+            .cloned()
+            .collect();
+        choose(&untried).map_or(Another::NotYet, |endpoint| Another::Found(endpoint.clone()))
+    }
+
+    /// Waits for an endpoint that is not in `tried`; `None` when there is none in time.
+    pub async fn another(
+        &self,
+        original: SocketAddr,
+        tried: &[SocketAddr],
+        deadline: Instant,
+    ) -> Option<Arc<Endpoint>> {
+        loop {
+            let mut updated = pin!(self.updated.notified());
+            updated.as_mut().enable();
+            match self.untried(original, tried) {
+                Another::Found(endpoint) => return Some(endpoint),
+                Another::Never => return None,
+                Another::NotYet => timeout_at(deadline, updated).await.ok()?,
+            }
+        }
     }
 
     /// Takes in how a request to an endpoint or a connect went: a 5xx, no response and no connection are failures.
@@ -156,6 +201,14 @@ impl Upstream {
             })
             .clone()
     }
+}
+
+fn choose(endpoints: &[Arc<Endpoint>]) -> Option<&Arc<Endpoint>> {
+    let load = |index: usize| Load {
+        cost: balance::least_request(endpoints[index].in_flight(), endpoints[index].weight()),
+        ejected: endpoints[index].is_ejected(),
+    };
+    endpoints.get(balance::choose(load, endpoints.len(), rand::random)?)
 }
 
 impl Drop for Upstream {
@@ -221,6 +274,7 @@ impl Upstreams {
             originals: Mutex::default(),
             requests: self.requests.clone(),
             usage: Arc::default(),
+            updated: Notify::default(),
         });
         let follower = tokio::spawn(follow::follow(
             Arc::downgrade(&upstream),

@@ -14,9 +14,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use hyper::{
-    body::{Body as _, Incoming},
+    body::Incoming,
     client::conn::{TrySendError, http1, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -61,6 +61,11 @@ impl SendError {
             Self::Http(error) if error.is_user() => Reason::ClientReset,
             Self::Http(_) => Reason::UpstreamReset,
         }
+    }
+
+    /// Whether the connection broke before a response; what came back, if anything, was no nonsense.
+    pub fn broke(&self) -> bool {
+        matches!(self, Self::Http(error) if !error.is_parse() && !error.is_user())
     }
 
     /// What it says about the endpoint; `None`: nothing, the fault is on our side.
@@ -253,8 +258,7 @@ impl Drop for Lease {
 }
 
 impl InFlight {
-    /// Sends a request over HTTP/1. One that finds its pooled connection closed before anything could come back is
-    /// sent again on a fresh one, if it was not sent or can be repeated without harm.
+    /// Sends a request over HTTP/1; `fresh`: not over a connection that was used before.
     ///
     /// # Errors
     /// When there is no connection or no response.
@@ -262,19 +266,26 @@ impl InFlight {
         self,
         connector: &Connector,
         mut request: Request<Body>,
+        fresh: bool,
     ) -> Result<Response<Body>, SendError> {
-        if let Some(mut http1) = self.endpoint().pool.take() {
-            let mut repeat = repeatable(&request);
+        let pooled = (!fresh).then(|| self.endpoint().pool.take()).flatten();
+        if let Some(mut http1) = pooled {
             match http1.send(request).await {
                 Ok(response) => return Ok(self.leased(response, Connection::Http1(Some(http1)))),
-                Err(mut error) => match error.take_message().or_else(|| repeat.take()) {
+                Err(mut error) => match error.take_message() {
                     Some(unsent) => request = unsent,
                     None => return Err(error.into_error().into()),
                 },
             }
         }
         // Apart, so that the future of a request on a warm connection stays small: it is moved several times.
-        let mut http1 = Box::pin(self.endpoint().http1(connector)).await?;
+        let mut http1 = match Box::pin(self.endpoint().http1(connector)).await {
+            Ok(http1) => http1,
+            Err(error) => {
+                request.into_body().discard();
+                return Err(error);
+            }
+        };
         let response = http1.send(request).await.map_err(TrySendError::into_error)?;
         Ok(self.leased(response, Connection::Http1(Some(http1))))
     }
@@ -293,7 +304,13 @@ impl InFlight {
             let per_connection = self.endpoint().cluster().limits.requests_per_connection;
             let (mut sender, stream) = match self.endpoint().pool.share(per_connection, false) {
                 Some(shared) => shared,
-                None => Box::pin(self.endpoint().http2(connector)).await?,
+                None => match Box::pin(self.endpoint().http2(connector)).await {
+                    Ok(begun) => begun,
+                    Err(error) => {
+                        request.into_body().discard();
+                        return Err(error);
+                    }
+                },
             };
             match sender.try_send_request(request).await {
                 Ok(response) => return Ok(self.leased(response, Connection::Http2(stream))),
@@ -315,21 +332,6 @@ impl InFlight {
         };
         response.map(|incoming| Body::leased(incoming, lease))
     }
-}
-
-/// A copy to send again: only of a request without a body and with an idempotent method (RFC 9110 §9.2.2).
-fn repeatable(request: &Request<Body>) -> Option<Request<Body>> {
-    let idempotent = request.method().is_idempotent() && request.method() != Method::CONNECT;
-    if !idempotent || !request.body().is_end_stream() || request.headers().contains_key(http::header::UPGRADE)
-    {
-        return None;
-    }
-    let mut copy = Request::new(Body::empty());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    Some(copy)
 }
 
 impl Http1 {

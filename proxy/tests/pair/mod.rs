@@ -3,6 +3,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail")]
 
+pub mod secure;
+
 use std::{
     net::{Ipv4Addr, SocketAddr},
     time::Duration,
@@ -28,13 +30,15 @@ pub struct Pair {
     pub undeclared: SocketAddr,
     /// HTTP to the application through the inbound sidecar only.
     pub inbound: SocketAddr,
+    /// Bytes to the application through the inbound sidecar only.
+    pub inbound_tcp: SocketAddr,
     pub drain: Drain,
     pub store: Store,
     pub telemetry: Telemetry,
     pub application: TcpListener,
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let socket = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     socket.local_addr().unwrap().port()
 }
@@ -134,6 +138,7 @@ impl Pair {
             tcp: local(tcp_out),
             undeclared: local(undeclared),
             inbound: local(inbound),
+            inbound_tcp: local(tcp_in),
             drain: app.drain(),
             store: app.store(),
             telemetry: app.telemetry(),

@@ -93,7 +93,7 @@ fn ask(endpoint: &Arc<Endpoint>, http2: bool) -> JoinHandle<Answer> {
         if http2 {
             begun.send_http2(&connector, request).await
         } else {
-            begun.send_http1(&connector, request).await
+            begun.send_http1(&connector, request, false).await
         }
     })
 }
