@@ -70,9 +70,58 @@ pub struct Objects {
     pub diagnostics: Vec<Diagnostic>,
 }
 
+/// Does the same with whichever table holds a kind.
+macro_rules! with_table {
+    ([$($borrow:tt)+] $objects:ident, $kind:expr, $table:ident => $then:expr, $otherwise:expr) => {
+        match $kind {
+            "Namespace" => {
+                let $table = $($borrow)+ $objects.namespaces;
+                $then
+            }
+            "Service" => {
+                let $table = $($borrow)+ $objects.services;
+                $then
+            }
+            "ServiceAccount" => {
+                let $table = $($borrow)+ $objects.service_accounts;
+                $then
+            }
+            "Pod" => {
+                let $table = $($borrow)+ $objects.pods;
+                $then
+            }
+            "EndpointSlice" => {
+                let $table = $($borrow)+ $objects.endpoint_slices;
+                $then
+            }
+            "TrafficTarget" => {
+                let $table = $($borrow)+ $objects.traffic_targets;
+                $then
+            }
+            "HTTPRouteGroup" => {
+                let $table = $($borrow)+ $objects.http_route_groups;
+                $then
+            }
+            "TCPRoute" => {
+                let $table = $($borrow)+ $objects.tcp_routes;
+                $then
+            }
+            "TrafficSplit" => {
+                let $table = $($borrow)+ $objects.traffic_splits;
+                $then
+            }
+            "MeshConfig" => {
+                let $table = $($borrow)+ $objects.mesh_configs;
+                $then
+            }
+            _ => $otherwise,
+        }
+    };
+}
+
 impl Objects {
-    /// Adds an object, in place of one of the same kind and name.
-    pub fn insert(&mut self, name: ObjectName, object: Object) {
+    /// Adds an object, in place of one of the same kind and name. `false`: there was an equal one, which stays.
+    pub fn insert(&mut self, name: ObjectName, object: Object) -> bool {
         match object {
             Object::Namespace(it) => put(&mut self.namespaces, name, it),
             Object::Service(it) => put(&mut self.services, name, it),
@@ -86,8 +135,31 @@ impl Objects {
             Object::MeshConfig(it) => put(&mut self.mesh_configs, name, it),
         }
     }
+
+    /// Removes an object. `false`: there was none.
+    pub fn remove(&mut self, kind: &str, name: &ObjectName) -> bool {
+        with_table!([&mut] self, kind, table => {
+            table.contains_key(name) && Arc::make_mut(table).remove(name).is_some()
+        }, false)
+    }
+
+    /// Whether there is such an object.
+    #[must_use]
+    pub fn contains(&self, kind: &str, name: &ObjectName) -> bool {
+        with_table!([&] self, kind, table => table.contains_key(name), false)
+    }
+
+    /// The names of the objects of a kind.
+    #[must_use]
+    pub fn names(&self, kind: &str) -> Vec<ObjectName> {
+        with_table!([&] self, kind, table => table.keys().cloned().collect(), Vec::new())
+    }
 }
 
-fn put<T>(table: &mut Table<T>, name: ObjectName, object: Arc<Stored<T>>) {
+fn put<T: PartialEq>(table: &mut Table<T>, name: ObjectName, object: Arc<Stored<T>>) -> bool {
+    if table.get(&name) == Some(&object) {
+        return false;
+    }
     Arc::make_mut(table).insert(name, object);
+    true
 }

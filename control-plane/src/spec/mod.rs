@@ -1,7 +1,7 @@
 //! The mesh specification: the Kubernetes, SMI and OSM objects that configure a mesh, read from text.
 //!
 //! [`read`] turns one YAML or JSON document into an [`Object`] and says what is wrong with it, each time with file,
-//! line, field and remedy. It looks at one object alone; what refers to other objects is checked by the
+//! line, field and remedy; [`read_json`] does it for an object of a cluster. It looks at one object alone; what refers to other objects is checked by the
 //! [`catalog`](crate::catalog).
 
 mod diagnostic;
@@ -14,6 +14,7 @@ mod smi;
 mod split;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use std::{fmt, sync::Arc};
 
@@ -29,7 +30,7 @@ pub use mesh_config::{
     Observability, Sidecar, Traffic,
 };
 pub use owner::Owner;
-pub use read::{Document, Key, read};
+pub use read::{Document, Key, read, read_json};
 pub use smi::{
     HttpMatch, HttpRouteGroup, HttpRouteGroupSpec, PolicyMeta, Subject, TargetRule, TcpMatch, TcpRoute,
     TcpRouteSpec, TrafficSplit, TrafficSplitBackend, TrafficSplitSpec, TrafficTarget, TrafficTargetSpec,
@@ -92,7 +93,7 @@ pub enum Object {
 }
 
 /// An object and where it was written.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Stored<T> {
     /// The object.
     pub value: T,

@@ -1,11 +1,14 @@
 //! One document of text in, one object and what is wrong with it out.
 
-use std::{cell::RefCell, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, de::DeserializeOwned};
-use serde_ignored::Path;
+use serde_json::Value;
 
-use super::{Diagnostic, Finding, Object, ObjectName, Severity, Source, Stored, locate};
+use super::{
+    Diagnostic, Finding, Object, ObjectName, Severity, Source, Stored,
+    text::{Mistake, Text},
+};
 use crate::validator;
 
 /// What makes two objects the same object.
@@ -46,6 +49,12 @@ struct Header {
 }
 
 #[derive(Default, Deserialize)]
+struct OnlyMeta {
+    #[serde(default)]
+    metadata: HeaderMeta,
+}
+
+#[derive(Default, Deserialize)]
 struct HeaderMeta {
     #[serde(default)]
     name: String,
@@ -59,62 +68,81 @@ struct HeaderMeta {
 /// When the text is not YAML or JSON. An object that is not as its kind demands is not an error but
 /// [`Document::Invalid`].
 pub fn read(source: &Source) -> Result<Document, Box<Diagnostic>> {
-    let header: Header =
-        serde_saphyr::from_str(&source.text).map_err(|error| Box::new(not_parsed(source, &error)))?;
+    let text = Text::Yaml(source);
+    match text.read::<Header>() {
+        Ok(header) => Ok(document(text, &header)),
+        Err(mut mistake) => {
+            mistake.field = Some(String::new());
+            mistake.reason = format!("the document does not parse: {}", mistake.reason);
+            let remedy = "correct the file; until then everything last read from it stays in force";
+            Err(Box::new(text.mistaken(String::new(), mistake, remedy.to_owned())))
+        }
+    }
+}
+
+/// Reads an object as an API server gives it. Its type is told: the items of a list do not say. The diagnostics have
+/// no place.
+#[must_use]
+pub fn read_json(api_version: &str, kind: &str, object: &Value) -> Document {
+    let text = Text::Json(object);
+    let header = Header {
+        api_version: api_version.to_owned(),
+        kind: kind.to_owned(),
+        metadata: text.read::<OnlyMeta>().unwrap_or_default().metadata,
+    };
+    document(text, &header)
+}
+
+fn document(text: Text<'_>, header: &Header) -> Document {
     let (group, version) = header
         .api_version
         .split_once('/')
         .unwrap_or(("", &header.api_version));
-    let document = match (group, version, header.kind.as_str()) {
-        ("", "v1", "Namespace") => core(source, &header, "Namespace", true, Object::Namespace),
-        ("", "v1", "Service") => core(source, &header, "Service", true, Object::Service),
-        ("", "v1", "ServiceAccount") => core(source, &header, "ServiceAccount", true, Object::ServiceAccount),
-        ("", "v1", "Pod") => core(source, &header, "Pod", false, Object::Pod),
+    match (group, version, header.kind.as_str()) {
+        ("", "v1", "Namespace") => core(text, header, "Namespace", true, Object::Namespace),
+        ("", "v1", "Service") => core(text, header, "Service", true, Object::Service),
+        ("", "v1", "ServiceAccount") => core(text, header, "ServiceAccount", true, Object::ServiceAccount),
+        ("", "v1", "Pod") => core(text, header, "Pod", false, Object::Pod),
         ("discovery.k8s.io", "v1", "EndpointSlice") => {
-            core(source, &header, "EndpointSlice", false, Object::EndpointSlice)
+            core(text, header, "EndpointSlice", false, Object::EndpointSlice)
         }
         ("access.smi-spec.io", "v1alpha3", "TrafficTarget") => policy(
-            source,
-            &header,
+            text,
+            header,
             "TrafficTarget",
             Object::TrafficTarget,
             validator::traffic_target,
         ),
         ("specs.smi-spec.io", "v1alpha4", "HTTPRouteGroup") => policy(
-            source,
-            &header,
+            text,
+            header,
             "HTTPRouteGroup",
             Object::HttpRouteGroup,
             validator::http_route_group,
         ),
-        ("specs.smi-spec.io", "v1alpha4", "TCPRoute") => policy(
-            source,
-            &header,
-            "TCPRoute",
-            Object::TcpRoute,
-            validator::tcp_route,
-        ),
+        ("specs.smi-spec.io", "v1alpha4", "TCPRoute") => {
+            policy(text, header, "TCPRoute", Object::TcpRoute, validator::tcp_route)
+        }
         ("split.smi-spec.io", "v1alpha2" | "v1alpha3" | "v1alpha4", "TrafficSplit") => policy(
-            source,
-            &header,
+            text,
+            header,
             "TrafficSplit",
             Object::TrafficSplit,
             validator::traffic_split,
         ),
         ("config.openservicemesh.io", "v1alpha2", "MeshConfig") => policy(
-            source,
-            &header,
+            text,
+            header,
             "MeshConfig",
             Object::MeshConfig,
             validator::mesh_config,
         ),
-        _ => Document::Other(unread(source, &header, group)),
-    };
-    Ok(document)
+        _ => Document::Other(unread(text, header, group)),
+    }
 }
 
 /// Says why a document of a group that is the mesh's own is not used.
-fn unread(source: &Source, header: &Header, group: &str) -> Option<Diagnostic> {
+fn unread(text: Text<'_>, header: &Header, group: &str) -> Option<Diagnostic> {
     let finding = match (group, header.kind.as_str()) {
         ("policy.openservicemesh.io", _)
         | ("config.openservicemesh.io", "MeshRootCertificate" | "ExtensionService") => Finding::warning(
@@ -144,7 +172,7 @@ fn unread(source: &Source, header: &Header, group: &str) -> Option<Diagnostic> {
         _ => return None,
     };
     let object = format!("{} {}", header.kind, name(header, ""));
-    Some(source.diagnostic(object.trim().to_owned(), finding))
+    Some(text.diagnostic(object.trim().to_owned(), finding))
 }
 
 fn version(header: &Header, served: &str) -> Finding {
@@ -175,7 +203,7 @@ fn name(header: &Header, default_namespace: &str) -> ObjectName {
 
 /// Reads a kind of Kubernetes. Fields it does not know are no matter: Kubernetes has checked them.
 fn core<T: DeserializeOwned>(
-    source: &Source,
+    text: Text<'_>,
     header: &Header,
     kind: &'static str,
     keep_text: bool,
@@ -187,23 +215,20 @@ fn core<T: DeserializeOwned>(
         name: name(header, default_namespace),
     };
     if key.name.name.is_empty() {
-        return nameless(source, key);
+        return nameless(text, key);
     }
-    match serde_saphyr::from_str::<T>(&source.text) {
+    match text.read::<T>() {
         Ok(value) => {
-            let mut source = source.clone();
-            if !keep_text {
-                source.text = Arc::default();
-            }
+            let source = text.source(keep_text);
             Document::Object(key, wrap(Arc::new(Stored { value, source })), Vec::new())
         }
-        Err(error) => mistyped(source, key, &error),
+        Err(mistake) => mistyped(text, key, mistake),
     }
 }
 
 /// Reads a kind of the mesh, reports fields it does not have, and validates it.
 fn policy<T: DeserializeOwned>(
-    source: &Source,
+    text: Text<'_>,
     header: &Header,
     kind: &'static str,
     wrap: fn(Arc<Stored<T>>) -> Object,
@@ -214,17 +239,13 @@ fn policy<T: DeserializeOwned>(
         name: name(header, "default"),
     };
     if key.name.name.is_empty() {
-        return nameless(source, key);
+        return nameless(text, key);
     }
-    let ignored = RefCell::new(Vec::new());
-    let read = serde_saphyr::with_deserializer_from_str(&source.text, |deserializer| {
-        serde_ignored::deserialize::<_, _, T>(deserializer, |path| ignored.borrow_mut().push(field(&path)))
-    });
-    let value = match read {
-        Ok(value) => value,
-        Err(error) => return mistyped(source, key, &error),
+    let (value, ignored) = match text.read_noting::<T>() {
+        Ok(read) => read,
+        Err(mistake) => return mistyped(text, key, mistake),
     };
-    let unknown = ignored.into_inner().into_iter().filter(|field| !elsewhere(field));
+    let unknown = ignored.into_iter().filter(|field| !elsewhere(field));
     let findings = unknown
         .map(|field| {
             Finding::warning(
@@ -235,12 +256,12 @@ fn policy<T: DeserializeOwned>(
         })
         .chain(validate(&value));
     let diagnostics: Vec<Diagnostic> = findings
-        .map(|finding| source.diagnostic(key.to_string(), finding))
+        .map(|finding| text.diagnostic(key.to_string(), finding))
         .collect();
     if diagnostics.iter().any(|found| found.severity == Severity::Error) {
         return Document::Invalid(key, diagnostics);
     }
-    let source = source.clone();
+    let source = text.source(true);
     Document::Object(key, wrap(Arc::new(Stored { value, source })), diagnostics)
 }
 
@@ -249,71 +270,22 @@ fn elsewhere(field: &str) -> bool {
     ["apiVersion", "kind", "status"].contains(&field) || field.starts_with("metadata.")
 }
 
-fn nameless(source: &Source, key: Key) -> Document {
+fn nameless(text: Text<'_>, key: Key) -> Document {
     let finding = Finding::error(
         "metadata",
         "the object has no name; it is not used",
         "give it metadata.name",
     );
-    let diagnostic = source.diagnostic(key.kind.to_owned(), finding);
+    let diagnostic = text.diagnostic(key.kind.to_owned(), finding);
     Document::Invalid(key, vec![diagnostic])
 }
 
-fn mistyped(source: &Source, key: Key, error: &serde_saphyr::Error) -> Document {
-    let (line, column) = place(error).unwrap_or_else(|| locate::position(&source.text, ""));
-    let diagnostic = Diagnostic {
-        severity: Severity::Error,
-        object: key.to_string(),
-        file: source.file.clone(),
-        line: source.line + line - 1,
-        column,
-        field: locate::field_at(&source.text, line, column),
-        message: format!("{}; the object is not used", reason(error)),
-        remedy: format!(
-            "write the field as {} has it; until then the last good version stays in force",
-            key.kind
-        ),
-    };
+fn mistyped(text: Text<'_>, key: Key, mut mistake: Mistake) -> Document {
+    mistake.reason = format!("{}; the object is not used", mistake.reason);
+    let remedy = format!(
+        "write the field as {} has it; until then the last good version stays in force",
+        key.kind
+    );
+    let diagnostic = text.mistaken(key.to_string(), mistake, remedy);
     Document::Invalid(key, vec![diagnostic])
-}
-
-fn not_parsed(source: &Source, error: &serde_saphyr::Error) -> Diagnostic {
-    let (line, column) = place(error).unwrap_or((1, 1));
-    Diagnostic {
-        severity: Severity::Error,
-        object: String::new(),
-        file: source.file.clone(),
-        line: source.line + line - 1,
-        column,
-        field: String::new(),
-        message: format!("the document does not parse: {}", reason(error)),
-        remedy: "correct the file; until then everything last read from it stays in force".to_owned(),
-    }
-}
-
-fn place(error: &serde_saphyr::Error) -> Option<(u32, u32)> {
-    let at = error.location()?;
-    let line = u32::try_from(at.line()).ok().filter(|&line| line > 0)?;
-    Some((line, u32::try_from(at.column()).ok()?))
-}
-
-/// The error's first line without the place, which the diagnostic has already.
-fn reason(error: &serde_saphyr::Error) -> String {
-    let text = error.without_snippet().to_string();
-    let line = text.lines().next().unwrap_or_default();
-    let line = line.strip_prefix("error: ").unwrap_or(line);
-    let end = line.find(" at line ").unwrap_or(line.len());
-    line[..end].to_owned()
-}
-
-/// The path of an ignored field, as diagnostics write it.
-fn field(path: &Path<'_>) -> String {
-    match path {
-        Path::Root => String::new(),
-        Path::Seq { parent, index } => format!("{}[{index}]", field(parent)),
-        Path::Map { parent, key } => locate::join(&field(parent), key),
-        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => {
-            field(parent)
-        }
-    }
 }

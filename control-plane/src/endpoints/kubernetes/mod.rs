@@ -1,15 +1,48 @@
 //! The Kubernetes provider: objects watched at an API server.
+//!
+//! Each kind has a watch of its own, which outlives whatever becomes of the API server; what it finds goes to one task,
+//! which keeps the last good version of each object and publishes them some 20 ms after the last of several changes.
+//! As long as the API server is away, the last state stays.
 
-use std::sync::Arc;
+mod contact;
+mod item;
+mod kinds;
+mod list;
+mod metrics;
+mod state;
+#[cfg(test)]
+mod tests;
+mod trim;
+mod watch;
+
+use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Client;
-use prometheus_client::registry::Registry;
-use thiserror::Error;
-use tokio::sync::watch;
+use tokio::{
+    sync::{mpsc, watch as latest},
+    time::{Instant, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
+use tracing::info;
 
+pub use list::{ListError, list};
+pub use metrics::KubernetesMetrics;
+
+use self::{
+    contact::Contact,
+    kinds::KINDS,
+    state::{Effect, State},
+    watch::{Change, Watch, What},
+};
 use super::{Objects, Provider};
+use crate::spec;
+
+const DEBOUNCE: Duration = Duration::from_millis(20);
+/// Changes without pause are published all the same.
+const LONGEST_DEBOUNCE: Duration = Duration::from_millis(200);
+/// Changes that wait to be taken in. Beyond them the watches wait, and the API server with them.
+const WAITING: usize = 256;
 
 /// What the provider is told once, at start.
 #[derive(Clone, Debug)]
@@ -20,17 +53,6 @@ pub struct KubernetesOptions {
     pub namespace: String,
     /// What it counts.
     pub metrics: KubernetesMetrics,
-}
-
-/// What the provider counts of its work.
-#[derive(Clone, Debug, Default)]
-pub struct KubernetesMetrics {}
-
-impl KubernetesMetrics {
-    /// Makes them and adds them to a registry.
-    pub fn register(_registry: &mut Registry) -> Self {
-        Self {}
-    }
 }
 
 /// A policy object of a cluster, in force or not: what a status is about.
@@ -51,7 +73,8 @@ pub struct Revision {
 /// The Kubernetes provider. Dropping it ends the watches.
 #[derive(Debug)]
 pub struct Kubernetes {
-    objects: watch::Receiver<Arc<Objects>>,
+    objects: latest::Receiver<Arc<Objects>>,
+    synced: latest::Receiver<bool>,
     stop: CancellationToken,
 }
 
@@ -61,23 +84,41 @@ impl Kubernetes {
     ///
     /// Must be called within a tokio runtime.
     #[must_use]
-    pub fn start(_client: Client, _options: KubernetesOptions, stop: &CancellationToken) -> Self {
-        let (_publish, objects) = watch::channel(Arc::new(Objects::default()));
+    pub fn start(client: Client, options: KubernetesOptions, stop: &CancellationToken) -> Self {
+        let stop = stop.child_token();
+        let (publish, objects) = latest::channel(Arc::new(Objects::default()));
+        let (tell_synced, synced) = latest::channel(false);
+        let (changes, incoming) = mpsc::channel(WAITING);
+        for kind in &KINDS {
+            let contact = Contact::new(kind);
+            options.metrics.watching(contact.clone());
+            let watch = Watch::new(&client, contact, &options.namespace, changes.clone());
+            tokio::spawn(stop.clone().run_until_cancelled_owned(watch.run()));
+        }
+        let gather = Gather {
+            state: State::default(),
+            incoming,
+            options,
+            publish,
+            synced: tell_synced,
+        };
+        tokio::spawn(stop.clone().run_until_cancelled_owned(gather.run()));
         Self {
             objects,
-            stop: stop.child_token(),
+            synced,
+            stop,
         }
     }
 
     /// Waits until every kind was listed once, which is when the first objects are published. `false`: told to stop
     /// before.
     pub async fn synced(&self) -> bool {
-        self.objects.clone().changed().await.is_ok()
+        self.synced.clone().wait_for(|synced| *synced).await.is_ok()
     }
 }
 
 impl Provider for Kubernetes {
-    fn objects(&self) -> watch::Receiver<Arc<Objects>> {
+    fn objects(&self) -> latest::Receiver<Arc<Objects>> {
         self.objects.clone()
     }
 }
@@ -88,26 +129,83 @@ impl Drop for Kubernetes {
     }
 }
 
-/// Why a cluster could not be read.
-#[derive(Debug, Error)]
-#[error("cannot list {kind}: {source}; {remedy}")]
-pub struct ListError {
-    /// What was listed.
-    pub kind: &'static str,
-    /// What the API server or the way to it said.
-    pub source: Box<kube::Error>,
-    /// What to do.
-    pub remedy: &'static str,
+/// Takes changes in and publishes what they come to.
+struct Gather {
+    state: State,
+    incoming: mpsc::Receiver<Change>,
+    options: KubernetesOptions,
+    publish: latest::Sender<Arc<Objects>>,
+    synced: latest::Sender<bool>,
 }
 
-/// Reads every object of the mesh once, whole. Kinds without a definition are in [`Objects::missing`].
-///
-/// # Errors
-/// When a kind cannot be listed.
-pub async fn list(_client: &Client) -> Result<Objects, ListError> {
-    Err(ListError {
-        kind: "Namespace",
-        source: Box::new(kube::Error::LinesCodecMaxLineLengthExceeded),
-        remedy: "this build cannot yet",
-    })
+impl Gather {
+    async fn run(mut self) {
+        let mut first = None;
+        let mut last = Instant::now();
+        loop {
+            let change = match first {
+                None => Ok(self.incoming.recv().await),
+                Some(first) => {
+                    let due = (last + DEBOUNCE).min(first + LONGEST_DEBOUNCE);
+                    timeout_at(due, self.incoming.recv()).await
+                }
+            };
+            match change {
+                Ok(None) => return,
+                Ok(Some(change)) => {
+                    if self.take(change) {
+                        last = Instant::now();
+                        first.get_or_insert(last);
+                    }
+                }
+                Err(_) => {
+                    first = None;
+                    self.publish();
+                }
+            }
+            // Changes that come faster than they are waited for never let the wait run out.
+            if first.is_some_and(|first| first.elapsed() >= LONGEST_DEBOUNCE) {
+                first = None;
+                self.publish();
+            }
+        }
+    }
+
+    /// Whether it changed anything.
+    fn take(&mut self, change: Change) -> bool {
+        let kind = change.kind;
+        let name = match &change.what {
+            What::Put(read) => Some(read.name.clone()),
+            What::Gone(name) => Some(name.clone()),
+            What::Listed(_) | What::Absent => None,
+        };
+        let effect = self.state.apply(change);
+        if let Some(name) = name {
+            self.options.metrics.changed(kind, effect, &name);
+        }
+        effect != Effect::None
+    }
+
+    fn publish(&mut self) {
+        if !self.state.is_complete() {
+            return;
+        }
+        let objects = self.state.objects();
+        let labels = objects
+            .namespaces
+            .values()
+            .filter_map(|it| it.value.metadata.labels.as_ref());
+        let monitored = labels.filter(|labels| spec::is_monitored(labels, &self.options.mesh_name));
+        self.options.metrics.monitored(monitored.count());
+        let objects = Arc::new(objects);
+        self.publish.send_replace(objects.clone());
+        if !self.synced.send_replace(true) {
+            info!(
+                pods = objects.pods.len(),
+                services = objects.services.len(),
+                missing = ?objects.missing,
+                "the cluster is known"
+            );
+        }
+    }
 }
