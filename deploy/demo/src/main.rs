@@ -3,15 +3,21 @@
 //! A *bookbuyer* and a *bookthief* ask a *bookstore* for books; each sale is reported to the *bookwarehouse*,
 //! which keeps its count in a *database* that speaks the MySQL protocol. The parts know nothing of a mesh: they
 //! speak plain HTTP and plain MySQL to service names.
+//!
+//! For tests it also has servers that answer with what they get (*mirror*, *echo*) and clients to be run inside a pod
+//! (*fetch*, *tell*, *wait*).
 
 mod buyer;
+mod client;
 mod database;
+mod echo;
+mod mirror;
 mod mysql;
 mod store;
 mod warehouse;
 mod web;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
@@ -36,6 +42,18 @@ enum Part {
     Bookwarehouse(warehouse::Args),
     /// A tiny database that speaks the MySQL protocol and knows the warehouse's three statements.
     Database(database::Args),
+    /// Answers every HTTP request with what it got.
+    Mirror(mirror::Args),
+    /// Gives back what it gets over TCP.
+    Echo(echo::Args),
+    Fetch(client::Fetch),
+    Tell(client::Tell),
+    /// Does nothing, for a while or until it is stopped.
+    Wait {
+        /// Seconds.
+        #[arg(long = "for")]
+        seconds: Option<u64>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -73,6 +91,17 @@ async fn play(part: Part) -> anyhow::Result<()> {
         Part::Bookstore(args) => store::run(args).await,
         Part::Bookwarehouse(args) => warehouse::run(args).await,
         Part::Database(args) => database::run(args).await,
+        Part::Mirror(args) => mirror::run(args).await,
+        Part::Echo(args) => echo::run(args).await,
+        Part::Fetch(args) => client::fetch(args).await,
+        Part::Tell(args) => client::tell(args).await,
+        Part::Wait { seconds: None } => std::future::pending().await,
+        Part::Wait {
+            seconds: Some(seconds),
+        } => {
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            Ok(())
+        }
     }
 }
 

@@ -1,21 +1,31 @@
 //! Plain HTTP: a server of one handler, and a client with a connection pool.
 
-use std::{convert::Infallible, future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{body::Incoming, service::service_fn};
+use hyper::{
+    body::{Body, Incoming},
+    service::service_fn,
+};
 use hyper_util::{
     client::legacy::{Client as Pool, connect::HttpConnector},
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::TlsAcceptor;
 
 /// Bodies are a few bytes in this demo; anything beyond is not for us.
 const MAX_BODY: usize = 64 * 1024;
+
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(1);
 
 /// A response with its whole body.
 pub(crate) type Answer = Response<Full<Bytes>>;
@@ -36,34 +46,84 @@ pub(crate) fn json(value: &impl serde::Serialize) -> Answer {
 }
 
 /// Serves HTTP/1 and HTTP/2 on a port until the process ends.
-pub(crate) async fn serve<H, F>(port: u16, handler: H) -> anyhow::Result<()>
+pub(crate) async fn serve<H, F, B>(port: u16, handler: H) -> anyhow::Result<()>
 where
     H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
-    F: Future<Output = Answer> + Send + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
+{
+    accept(port, Arc::new(handler), async |stream| Ok(stream)).await
+}
+
+/// As [`serve`], over TLS with a certificate that nobody else signed.
+pub(crate) async fn serve_tls<H, F, B>(port: u16, handler: H) -> anyhow::Result<()>
+where
+    H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
+{
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key.into())?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    accept(port, Arc::new(handler), async move |stream| {
+        acceptor.accept(stream).await
+    })
+    .await
+}
+
+async fn accept<H, F, B, S>(
+    port: u16,
+    handler: Arc<H>,
+    secure: impl AsyncFn(TcpStream) -> io::Result<S>,
+) -> anyhow::Result<()>
+where
+    H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let listener = bind(port).await?;
-    let handler = Arc::new(handler);
     loop {
-        let (stream, _) = match listener.accept().await {
-            Ok(accepted) => accepted,
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!("accept: {error}");
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
         };
-        let handler = handler.clone();
-        tokio::spawn(async move {
-            let service = service_fn(move |request| {
-                let handler = handler.clone();
-                async move { Ok::<_, Infallible>(handler(request).await) }
-            });
-            let connection = auto::Builder::new(TokioExecutor::new());
-            if let Err(error) = connection.serve_connection(TokioIo::new(stream), service).await {
-                tracing::debug!("connection: {error}");
-            }
-        });
+        // A client that is silent keeps the others waiting no longer than this.
+        match tokio::time::timeout(HANDSHAKE, secure(stream)).await {
+            Ok(Ok(stream)) => converse(stream, Arc::clone(&handler)),
+            Ok(Err(error)) => tracing::debug!("handshake: {error}"),
+            Err(error) => tracing::debug!("handshake: {error}"),
+        }
     }
+}
+
+/// Serves one connection on the side.
+fn converse<H, F, B>(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, handler: Arc<H>)
+where
+    H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
+{
+    tokio::spawn(async move {
+        let service = service_fn(move |request| {
+            let handler = Arc::clone(&handler);
+            async move { Ok::<_, Infallible>(handler(request).await) }
+        });
+        let connection = auto::Builder::new(TokioExecutor::new());
+        if let Err(error) = connection.serve_connection(TokioIo::new(stream), service).await {
+            tracing::debug!("connection: {error}");
+        }
+    });
 }
 
 /// Listens on a port of every address, IPv6 included where the kernel has it.
@@ -92,6 +152,14 @@ impl Client {
     pub(crate) fn new(timeout: Duration) -> Self {
         Self {
             pool: Pool::builder(TokioExecutor::new()).build_http(),
+            timeout,
+        }
+    }
+
+    /// As [`Client::new`], with HTTP/2 and nothing else.
+    pub(crate) fn http2(timeout: Duration) -> Self {
+        Self {
+            pool: Pool::builder(TokioExecutor::new()).http2_only(true).build_http(),
             timeout,
         }
     }
