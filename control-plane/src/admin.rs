@@ -2,9 +2,11 @@
 
 use std::{
     convert::Infallible,
+    io,
+    net::SocketAddr,
     sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicU8, Ordering},
     },
     time::Duration,
 };
@@ -26,19 +28,65 @@ const CONNECTIONS: usize = 64;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+const STARTING: u8 = 0;
+const READY: u8 = 1;
+const LEAVING: u8 = 2;
+
 /// What the pages show.
 pub struct Admin {
-    /// Every metric.
-    pub registry: Mutex<Registry>,
-    /// The sessions.
-    pub hub: Arc<Hub>,
-    /// Whether sidecars can be served.
-    pub ready: AtomicBool,
+    /// Where they are.
+    pub address: SocketAddr,
+    registry: Mutex<Registry>,
+    hub: OnceLock<Arc<Hub>>,
+    state: AtomicU8,
 }
 
 impl Admin {
-    /// Serves the pages until told to stop.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
+    /// Serves the pages until told to stop. There are metrics and liveness at once; the rest comes later.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub async fn start(
+        address: SocketAddr,
+        registry: Registry,
+        stop: CancellationToken,
+    ) -> io::Result<Arc<Self>> {
+        let listener = TcpListener::bind(address).await?;
+        let admin = Arc::new(Self {
+            address: listener.local_addr()?,
+            registry: Mutex::new(registry),
+            hub: OnceLock::new(),
+            state: AtomicU8::new(STARTING),
+        });
+        tokio::spawn(admin.clone().serve(listener, stop));
+        Ok(admin)
+    }
+
+    /// Adds metrics.
+    pub fn register<T>(&self, metrics: impl FnOnce(&mut Registry) -> T) -> T {
+        metrics(&mut self.registry.lock())
+    }
+
+    /// Shows the sessions from now on.
+    pub fn show(&self, hub: Arc<Hub>) {
+        // There is one hub in a process.
+        let _ = self.hub.set(hub);
+    }
+
+    /// Says that sidecars can be served.
+    pub fn become_ready(&self) {
+        // A replica that is leaving stays not ready, whatever is published meanwhile.
+        let _ = self
+            .state
+            .compare_exchange(STARTING, READY, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// Says that this replica is stopping.
+    pub fn leave(&self) {
+        self.state.store(LEAVING, Ordering::Release);
+    }
+
+    async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
         let permits = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             let Ok(permit) = permits.clone().acquire_owned().await else {
@@ -78,11 +126,16 @@ impl Admin {
         }
         match path {
             "/health/alive" => text(StatusCode::OK, "alive\n"),
-            "/health/ready" if self.ready.load(Ordering::Acquire) => text(StatusCode::OK, "ready\n"),
-            "/health/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "no snapshot of the mesh yet\n"),
+            "/health/ready" => match self.state.load(Ordering::Acquire) {
+                READY => text(StatusCode::OK, "ready\n"),
+                LEAVING => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
+                _ => text(StatusCode::SERVICE_UNAVAILABLE, "the mesh is not known yet\n"),
+            },
             "/metrics" => self.metrics(),
             "/version" => json(&serde_json::json!({ "version": env!("CARGO_PKG_VERSION") })),
-            "/debug/xds" => json(&serde_json::json!({ "sessions": self.hub.sessions() })),
+            "/debug/xds" => {
+                json(&serde_json::json!({ "sessions": self.hub.get().map(|hub| hub.sessions()) }))
+            }
             _ => text(
                 StatusCode::NOT_FOUND,
                 "try /health/ready /health/alive /metrics /version /debug/xds\n",

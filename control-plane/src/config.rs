@@ -4,23 +4,26 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, ValueEnum};
 
-/// The control plane of the Weir service mesh: reads the mesh's manifests, signs the sidecars' certificates and
-/// serves them their configuration over xDS.
+/// The control plane of the Weir service mesh: reads the mesh's objects, adds sidecars to pods, signs the sidecars'
+/// certificates and serves them their configuration over xDS.
+///
+/// The objects come from the Kubernetes cluster that it runs in (or that KUBECONFIG names), or from directories of
+/// manifests.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "weir-controller", version)]
 pub struct Args {
-    /// Directory of Kubernetes manifests (YAML or JSON) to serve and watch.
+    /// Directory of Kubernetes manifests (YAML or JSON) to serve and watch, in place of a cluster.
     ///
     /// May be given more than once; where two directories hold the same object, the later one wins.
-    #[arg(long = "manifests", value_name = "DIR", required = true)]
+    #[arg(long = "manifests", value_name = "DIR", requires = "state_dir")]
     pub manifests: Vec<PathBuf>,
 
-    /// Directory for the mesh's root (ca.key, ca.crt) and the key of join tokens (join.key).
+    /// With --manifests: directory for the mesh's root (ca.key, ca.crt) and the key of join tokens (join.key).
     ///
     /// Made with access for its owner only; what is missing in it is made at the first start. Keep it: a mesh
-    /// whose root is lost must restart every sidecar.
-    #[arg(long, value_name = "DIR")]
-    pub state_dir: PathBuf,
+    /// whose root is lost must restart every sidecar. In a cluster the root is in Secret weir-ca-bundle.
+    #[arg(long, value_name = "DIR", requires = "manifests")]
+    pub state_dir: Option<PathBuf>,
 
     /// SPIFFE trust domain of the mesh's identities.
     #[arg(long, value_name = "NAME", default_value = "cluster.local")]
@@ -41,6 +44,31 @@ pub struct Args {
     /// Where health, metrics and debug pages are served, in plain HTTP.
     #[arg(long, value_name = "ADDRESS", default_value = "[::]:9091")]
     pub health_address: SocketAddr,
+
+    /// In a cluster: where the API server has pods injected, over TLS.
+    #[arg(long, value_name = "ADDRESS", default_value = "[::]:9090")]
+    pub injector_address: SocketAddr,
+
+    /// In a cluster: where the API server has policy objects checked, over TLS.
+    #[arg(long, value_name = "ADDRESS", default_value = "[::]:9093")]
+    pub validator_address: SocketAddr,
+
+    /// Image of the sidecar.
+    #[arg(long, value_name = "IMAGE", default_value = concat!("weir-proxy:", env!("CARGO_PKG_VERSION")))]
+    pub proxy_image: String,
+
+    /// Image of the init container that redirects traffic.
+    #[arg(long, value_name = "IMAGE", default_value = concat!("weir-init:", env!("CARGO_PKG_VERSION")))]
+    pub init_image: String,
+
+    /// When these images are pulled.
+    #[arg(long, value_name = "POLICY", default_value = "IfNotPresent",
+          value_parser = ["Always", "IfNotPresent", "Never"])]
+    pub image_pull_policy: String,
+
+    /// Name of this replica, which no other has; the host name where it is not given.
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    pub replica: Option<String>,
 
     /// What is logged: off, error, warn, info, debug, trace, or directives such as "info,weir_controller::xds=debug".
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "WEIR_LOG")]
@@ -70,6 +98,18 @@ mod tests {
         assert_eq!(args.xds_address.to_string(), "[::]:15128");
         assert_eq!(args.health_address.to_string(), "[::]:9091");
         assert_eq!(args.trust_domain, "cluster.local");
+    }
+
+    #[test]
+    fn a_cluster_needs_no_flag() {
+        let args = Args::try_parse_from(["weir-controller"]).unwrap();
+        assert!(args.manifests.is_empty() && args.state_dir.is_none());
+    }
+
+    #[test]
+    fn manifests_need_a_state_directory_and_the_other_way_round() {
+        assert!(Args::try_parse_from(["weir-controller", "--manifests", "m"]).is_err());
+        assert!(Args::try_parse_from(["weir-controller", "--state-dir", "s"]).is_err());
     }
 
     #[test]

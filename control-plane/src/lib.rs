@@ -7,6 +7,7 @@
 //! `validator` explains what is wrong with an object, `admin` shows health and metrics.
 
 pub mod admin;
+pub mod admission;
 pub mod app;
 pub mod catalog;
 pub mod certificates;
@@ -14,6 +15,8 @@ pub mod config;
 pub mod endpoints;
 pub mod injector;
 pub mod leader;
+pub mod logging;
 pub mod spec;
+pub mod status;
 pub mod validator;
 pub mod xds;

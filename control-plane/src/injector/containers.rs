@@ -39,7 +39,7 @@ pub(super) fn init(settings: &Settings, exclusions: &Exclusions) -> Container {
     Container {
         name: INIT_CONTAINER.to_owned(),
         image: Some(settings.init_image.clone()),
-        image_pull_policy: Some("IfNotPresent".to_owned()),
+        image_pull_policy: Some(settings.image_pull_policy.clone()),
         args: Some(args),
         env: Some(vec![field("POD_IPS", "status.podIPs")]),
         security_context: Some(security),
@@ -74,7 +74,7 @@ pub(super) fn proxy(
     Container {
         name: PROXY_CONTAINER.to_owned(),
         image: Some(settings.proxy_image.clone()),
-        image_pull_policy: Some("IfNotPresent".to_owned()),
+        image_pull_policy: Some(settings.image_pull_policy.clone()),
         args: Some(vec![
             "--service-node=$(POD_UID)".to_owned(),
             format!("--log-level={log_level}"),

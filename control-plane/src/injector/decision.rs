@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 
 use super::{InjectError, Settings, switch};
 use crate::spec::is_monitored;
@@ -19,6 +19,19 @@ pub struct NamespaceMeta {
     pub labels: BTreeMap<String, String>,
     /// Its annotations.
     pub annotations: BTreeMap<String, String>,
+}
+
+impl NamespaceMeta {
+    /// What a namespace says of itself.
+    #[must_use]
+    pub fn of(namespace: &Namespace) -> Self {
+        let metadata = &namespace.metadata;
+        Self {
+            name: metadata.name.clone().unwrap_or_default(),
+            labels: metadata.labels.clone().unwrap_or_default(),
+            annotations: metadata.annotations.clone().unwrap_or_default(),
+        }
+    }
 }
 
 /// Whether a pod gets a sidecar, and why not.

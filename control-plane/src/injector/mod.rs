@@ -10,6 +10,7 @@ mod decision;
 mod exclusions;
 mod probes;
 mod settings;
+mod webhook;
 
 use std::collections::BTreeMap;
 
@@ -26,6 +27,7 @@ use crate::spec::{LOG_LEVELS, Owner, has_sidecar};
 pub use decision::{Decision, NamespaceMeta, decide};
 pub use exclusions::Exclusions;
 pub use settings::Settings;
+pub use webhook::Webhook;
 
 /// Name of the init container that redirects traffic.
 pub const INIT_CONTAINER: &str = "weir-init";

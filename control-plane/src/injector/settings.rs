@@ -20,6 +20,8 @@ pub struct Settings {
     pub proxy_image: String,
     /// Image of the init container.
     pub init_image: String,
+    /// When the images are pulled: `Always`, `IfNotPresent` or `Never`.
+    pub image_pull_policy: String,
     /// `off`, `error`, `warn`, `info`, `debug` or `trace`.
     pub log_level: String,
     /// Redirect exclusions for every pod.
@@ -43,6 +45,7 @@ impl Default for Settings {
             trust_bundle: String::new(),
             proxy_image: "weir-proxy:latest".to_owned(),
             init_image: "weir-init:latest".to_owned(),
+            image_pull_policy: "IfNotPresent".to_owned(),
             log_level: "error".to_owned(),
             exclusions: Exclusions::default(),
             resources: None,

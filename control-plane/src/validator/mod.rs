@@ -1,10 +1,12 @@
-//! Explains what is wrong with one object on its own. Pure; the files provider asks it for each object it reads, and
-//! an admission webhook can ask it the same.
+//! Explains what is wrong with one object on its own. Pure; the endpoints providers ask it for each object they read,
+//! and [`Webhook`] before the API server stores one.
 
 mod mesh_config;
 mod smi;
 #[cfg(test)]
 mod tests;
+mod webhook;
 
 pub use mesh_config::mesh_config;
 pub use smi::{http_route_group, tcp_route, traffic_split, traffic_target};
+pub use webhook::Webhook;

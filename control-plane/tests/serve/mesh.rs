@@ -9,7 +9,6 @@ use std::{
 
 use clap::Parser as _;
 use hyper_util::rt::TokioIo;
-use prometheus_client::registry::Registry;
 use rcgen::{CertificateParams, KeyPair, SanType};
 use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
@@ -22,7 +21,7 @@ use tonic::{
     transport::{Channel, Endpoint as GrpcEndpoint, Uri},
 };
 use weir_controller::{
-    app::App,
+    app::{App, Authority, start_admin},
     catalog::{
         Authorization, Endpoint, HttpRule, InboundPort, MeshSettings, Pod, Protocol, Rule, Service,
         ServiceKey, ServicePort, Snapshot, TcpRule, Workload,
@@ -170,13 +169,16 @@ impl Controller {
         args.health_address = ([127, 0, 0, 1], 0).into();
         let (snapshots, receiver) = watch::channel(Arc::new(snapshot));
         let stop = CancellationToken::new();
-        let app = App::start(&args, receiver, Registry::default(), stop.clone())
+        let admin = start_admin(&args, &stop).await.unwrap();
+        let health = admin.address;
+        let authority = Authority::in_directory(state.path()).unwrap();
+        let app = App::start(&args, admin, authority, receiver, stop.clone())
             .await
             .unwrap();
         Self {
             snapshots,
             address: app.xds_address,
-            health: app.health_address,
+            health,
             state,
             stop,
             app: Some(app),

@@ -2,7 +2,6 @@
 
 use std::{path::Path, sync::Arc, time::SystemTime};
 
-use k8s_openapi::api::core::v1::Namespace;
 use weir_controller::{
     certificates::{TokenIdentity, join_token},
     endpoints::{Files, Provider},
@@ -27,17 +26,8 @@ pub(super) fn webhook(trust_bundle: String, manifests: &Path) -> anyhow::Result<
             Some(config) => base.with_mesh_config(&config.value.spec),
             None => base.clone(),
         };
-        Ok(injector::inject(pod, &describe(namespace), &settings)?)
+        Ok(injector::inject(pod, &NamespaceMeta::of(namespace), &settings)?)
     }))
-}
-
-fn describe(namespace: &Namespace) -> NamespaceMeta {
-    let metadata = &namespace.metadata;
-    NamespaceMeta {
-        name: metadata.name.clone().unwrap_or_default(),
-        labels: metadata.labels.clone().unwrap_or_default(),
-        annotations: metadata.annotations.clone().unwrap_or_default(),
-    }
 }
 
 /// Signs join tokens with the key that the controller verifies them by.

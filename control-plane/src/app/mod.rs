@@ -1,16 +1,10 @@
 //! Puts the controller together and runs it.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+mod cluster;
+
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -24,9 +18,10 @@ use weir_xds::{
 use crate::{
     admin::Admin,
     catalog::{self, Settings, Snapshot},
-    certificates::{self, BuiltIn, Issuer, Serving, Signing, join_token},
+    certificates::{self, BuiltIn, CertificateError, Issuer, Serving, Signing, Verifier, join_token},
     config::Args,
     endpoints::{Files, Provider as _},
+    logging::Logging,
     xds::{self, Accept, Discovery, Hub},
 };
 
@@ -40,72 +35,109 @@ const STREAMS_PER_CONNECTION: u32 = 16;
 const SIGNING_REQUEST: usize = 64 * 1024;
 const SHORT_VALIDITY: Duration = Duration::from_secs(10 * 60);
 
-/// Runs the controller until told to stop.
+/// Runs the controller until told to stop: on a cluster, or on directories of manifests.
 ///
 /// # Errors
-/// When the manifests cannot be watched, an address cannot be bound, or the state directory cannot be used.
-pub async fn run(args: &Args, stop: CancellationToken) -> anyhow::Result<()> {
+/// When the objects cannot be watched, an address cannot be bound, or the root cannot be used.
+pub async fn run(args: &Args, logging: &Logging, stop: CancellationToken) -> anyhow::Result<()> {
+    match &args.state_dir {
+        Some(state_dir) => on_files(args, state_dir, stop).await,
+        None => cluster::run(args, logging, stop).await,
+    }
+}
+
+async fn on_files(args: &Args, state_dir: &Path, stop: CancellationToken) -> anyhow::Result<()> {
     let provider = Files::start(&args.manifests)?;
-    let settings = Settings {
+    let admin = start_admin(args, &stop).await?;
+    let metrics = admin.register(catalog::Metrics::register);
+    let snapshots = catalog::follow(provider.objects(), settings(args), metrics);
+    let authority = Authority::in_directory(state_dir)?;
+    let app = App::start(args, admin, authority, snapshots, stop.clone()).await?;
+    app.finished(stop).await;
+    Ok(())
+}
+
+/// Serves health and metrics.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub async fn start_admin(args: &Args, stop: &CancellationToken) -> anyhow::Result<Arc<Admin>> {
+    let address = args.health_address;
+    let admin = Admin::start(address, Registry::default(), stop.clone()).await;
+    admin.with_context(|| cannot_listen(address, "--health-address"))
+}
+
+fn settings(args: &Args) -> Settings {
+    Settings {
         mesh_name: args.mesh_name.clone(),
         trust_domain: args.trust_domain.clone(),
         namespace: args.namespace.clone(),
-    };
-    let mut registry = Registry::default();
-    let metrics = catalog::Metrics::register(&mut registry);
-    let snapshots = catalog::follow(provider.objects(), settings, metrics);
-    let app = App::start(args, snapshots, registry, stop.clone()).await?;
-    app.finished(stop).await;
-    Ok(())
+    }
+}
+
+/// Who signs certificates, and who says whose a token is.
+pub struct Authority {
+    /// Signs.
+    pub issuer: Arc<dyn Issuer>,
+    /// Knows tokens.
+    pub verifier: Arc<dyn Verifier>,
+}
+
+impl Authority {
+    /// The root and the key of join tokens of a directory; what is missing there is made.
+    ///
+    /// # Errors
+    /// When the directory cannot be used.
+    pub fn in_directory(state_dir: &Path) -> Result<Self, CertificateError> {
+        let issuer = Arc::new(BuiltIn::open(state_dir)?);
+        let join_key = join_token::load_or_create_key(state_dir)?;
+        Ok(Self {
+            issuer,
+            verifier: Arc::new(join_token::JoinTokens::new(join_key)),
+        })
+    }
 }
 
 /// A controller at work.
 pub struct App {
     /// Where sidecars connect.
     pub xds_address: SocketAddr,
-    /// Where health and metrics are.
-    pub health_address: SocketAddr,
+    /// The controller's certificate, for further listeners.
+    pub serving: Arc<Serving>,
     server: JoinHandle<()>,
     tasks: TaskTracker,
 }
 
 impl App {
-    /// Starts serving the snapshots of a catalog. Ready once the first snapshot with a generation above 0 is
-    /// there; `registry` may hold metrics of the catalog already.
+    /// Starts serving the snapshots of a catalog. Ready once there is one with a generation above 0.
     ///
     /// # Errors
-    /// When an address cannot be bound, or the state directory cannot be used.
+    /// When an address cannot be bound, or no certificate can be made.
     pub async fn start(
         args: &Args,
+        admin: Arc<Admin>,
+        authority: Authority,
         snapshots: watch::Receiver<Arc<Snapshot>>,
-        mut registry: Registry,
         stop: CancellationToken,
     ) -> anyhow::Result<Self> {
-        let issuer: Arc<dyn Issuer> = Arc::new(BuiltIn::open(&args.state_dir)?);
-        let join_key = join_token::load_or_create_key(&args.state_dir)?;
+        let Authority { issuer, verifier } = authority;
         let serving = Arc::new(Serving::new(issuer.clone(), &args.namespace).await?);
-        let metrics = xds::Metrics::register(&mut registry);
+        let metrics = admin.register(xds::Metrics::register);
         let signing = Signing::new(
             issuer.clone(),
-            Arc::new(join_token::JoinTokens::new(join_key)),
+            verifier,
             snapshots.clone(),
-            certificates::Metrics::register(&mut registry),
+            admin.register(certificates::Metrics::register),
         );
         let first = snapshots.borrow().clone();
         let hub = Arc::new(Hub::new(first, issuer.trust().borrow().clone(), metrics.clone()));
-        let admin = Arc::new(Admin {
-            registry: Mutex::new(registry),
-            hub: hub.clone(),
-            ready: AtomicBool::new(false),
-        });
+        admin.show(hub.clone());
 
-        let xds_listener = bind(args.xds_address, "--xds-address").await?;
-        let health_listener = bind(args.health_address, "--health-address").await?;
-        let (xds_address, health_address) = (xds_listener.local_addr()?, health_listener.local_addr()?);
-        info!(%xds_address, %health_address, "serving");
+        let listener = bind(args.xds_address, "--xds-address").await?;
+        let xds_address = listener.local_addr()?;
+        info!(%xds_address, health_address = %admin.address, "serving");
 
         let tasks = TaskTracker::new();
-        tasks.spawn(admin.clone().serve(health_listener, stop.clone()));
         let rotation = stop.clone();
         let renewed = serving.clone();
         tasks.spawn(async move { renewed.keep_fresh(rotation).await });
@@ -118,7 +150,7 @@ impl App {
         ));
         tasks.close();
 
-        let incoming = Accept::incoming(xds_listener, serving, metrics, stop.clone());
+        let incoming = Accept::incoming(listener, serving.clone(), metrics, stop.clone());
         let server = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -140,7 +172,7 @@ impl App {
         });
         Ok(Self {
             xds_address,
-            health_address,
+            serving,
             server,
             tasks,
         })
@@ -179,7 +211,6 @@ async fn follow(
                     return;
                 }
                 let snapshot = snapshots.borrow_and_update().clone();
-                admin.ready.fetch_or(snapshot.generation > 0, Ordering::AcqRel);
                 let now = snapshot.mesh.certificate_validity;
                 if validity.replace(now) != Some(now) && now < SHORT_VALIDITY {
                     warn!(
@@ -188,7 +219,11 @@ async fn follow(
                          controller longer than half of it stops the mesh"
                     );
                 }
+                let known = snapshot.generation > 0;
                 hub.publish(snapshot);
+                if known {
+                    admin.become_ready();
+                }
             }
             changed = trust.changed() => {
                 if changed.is_err() {
@@ -205,5 +240,9 @@ async fn follow(
 async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address)
         .await
-        .with_context(|| format!("cannot listen on {address}; choose another address with {flag}"))
+        .with_context(|| cannot_listen(address, flag))
+}
+
+fn cannot_listen(address: SocketAddr, flag: &str) -> String {
+    format!("cannot listen on {address}; choose another address with {flag}")
 }
