@@ -34,7 +34,7 @@ pub fn build(previous: Option<&Snapshot>, objects: &Objects, settings: &Settings
     let monitored = mesh::monitored(objects, settings);
     let mesh = mesh::mesh_settings(objects, settings, &mut diagnostics);
     let pods = Pods::join(objects, &monitored, &settings.trust_domain);
-    let joined = services::join(objects, &monitored, &pods, &mut diagnostics);
+    let joined = services::join(objects, &monitored, &pods, mesh.egress, &mut diagnostics);
     let mut services = joined.by_key;
     let accounts = authorization::by_account(objects, &monitored, &settings.trust_domain, &mut diagnostics);
     let splits = splits::join(
@@ -70,8 +70,9 @@ pub fn build(previous: Option<&Snapshot>, objects: &Objects, settings: &Settings
     diagnostics.dedup();
     Snapshot {
         generation: previous.map_or(0, |previous| previous.generation) + 1,
-        services: keep_services(previous, services),
         addresses: joined.addresses,
+        direct: services::direct(&services),
+        services: keep_services(previous, services),
         pods: finish_pods(previous, pods.all, joined.inbound, accounts, mesh.permissive),
         mesh: keep(previous.map(|previous| &previous.mesh), mesh),
         diagnostics: keep(previous.map(|previous| &previous.diagnostics), diagnostics),

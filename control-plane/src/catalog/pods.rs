@@ -80,10 +80,15 @@ impl<'a> Pods<'a> {
         pods
     }
 
-    /// The pod of a name, else the one that has the address.
+    /// The pod of a name, else the one that has the address. A pod that is known to have other addresses is a later one
+    /// of the same name.
     pub(super) fn find(&self, namespace: &str, name: Option<&str>, ip: IpAddr) -> Option<usize> {
         match name {
-            Some(name) => self.by_name.get(&(namespace, name)).copied(),
+            Some(name) => {
+                let index = *self.by_name.get(&(namespace, name))?;
+                let ips = &self.all.get(index)?.ips;
+                (ips.is_empty() || ips.contains(&ip)).then_some(index)
+            }
             None => {
                 let index = self.by_ip.get(&ip).copied()?;
                 (self.all[index].namespace == namespace).then_some(index)

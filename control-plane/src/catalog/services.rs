@@ -6,12 +6,15 @@ use std::{
     sync::Arc,
 };
 
-use k8s_openapi::api::{core::v1, discovery::v1::EndpointSlice};
+use k8s_openapi::api::{
+    core::v1,
+    discovery::v1::{self as v1_discovery, EndpointSlice},
+};
 
 use super::{Endpoint, Protocol, Service, ServiceKey, ServicePort, Workload, pods::Pods, protocol};
 use crate::{
     endpoints::Objects,
-    spec::{Diagnostic, Finding, Source},
+    spec::{Diagnostic, Finding, ObjectName, Source, Stored},
 };
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -33,6 +36,7 @@ pub(super) fn join(
     objects: &Objects,
     monitored: &HashSet<&str>,
     pods: &Pods<'_>,
+    egress: bool,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Services {
     let mut services = Services {
@@ -44,7 +48,11 @@ pub(super) fn join(
         let Some(spec) = &stored.value.spec else {
             continue;
         };
-        if !monitored.contains(&*name.namespace) || spec.type_.as_deref() == Some("ExternalName") {
+        if !monitored.contains(&*name.namespace) {
+            continue;
+        }
+        if is_external_name(spec) {
+            external_name(name, spec, stored, egress, diagnostics);
             continue;
         }
         let key = ServiceKey {
@@ -68,14 +76,6 @@ pub(super) fn join(
         for ip in &cluster_ips {
             services.addresses.entry(*ip).or_insert_with(|| key.clone());
         }
-        if spec.cluster_ip.as_deref() == Some("None") {
-            for endpoint in ports.iter().flat_map(|port| &port.endpoints) {
-                services
-                    .addresses
-                    .entry(endpoint.ip)
-                    .or_insert_with(|| key.clone());
-            }
-        }
         let service = Service {
             key: key.clone(),
             cluster_ips,
@@ -87,6 +87,58 @@ pub(super) fn join(
         services.by_key.insert(key, service);
     }
     services
+}
+
+/// Whether a service is but another name for one elsewhere.
+pub(super) fn is_external_name(spec: &v1::ServiceSpec) -> bool {
+    spec.type_.as_deref() == Some("ExternalName")
+}
+
+/// What such a service names is dialled by the address that the name resolves to. One of the mesh is served as ever;
+/// any other is outside of it.
+fn external_name(
+    name: &ObjectName,
+    spec: &v1::ServiceSpec,
+    stored: &Stored<v1::Service>,
+    egress: bool,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    let target = spec.external_name.as_deref().unwrap_or_default();
+    if egress || target.trim_end_matches('.').ends_with(".svc.cluster.local") {
+        return;
+    }
+    let finding = Finding::warning(
+        "spec.externalName",
+        format!(
+            "{target} is outside the mesh and MeshConfig traffic.enableEgress is off; connections to it are refused"
+        ),
+        "turn enableEgress on, or exclude its addresses with outboundIPRangeExclusionList",
+    );
+    diagnostics.push(stored.source.diagnostic(format!("Service {name}"), finding));
+}
+
+/// The services that lead to each address of a ready pod, as [`Snapshot::direct`](super::Snapshot::direct) has them.
+pub(super) fn direct(services: &BTreeMap<ServiceKey, Service>) -> HashMap<IpAddr, Vec<ServiceKey>> {
+    let mut direct: HashMap<IpAddr, Vec<ServiceKey>> = HashMap::new();
+    for rank in 0..3 {
+        for service in services.values().filter(|service| self::rank(service) == rank) {
+            for endpoint in service.ports.iter().flat_map(|port| &port.endpoints) {
+                let leading = direct.entry(endpoint.ip).or_default();
+                if leading.last() != Some(&service.key) {
+                    leading.push(service.key.clone());
+                }
+            }
+        }
+    }
+    direct
+}
+
+fn rank(service: &Service) -> u8 {
+    match (service.cluster_ips.is_empty(), service.split.is_some()) {
+        (true, _) => 0,
+        (false, false) => 1,
+        (false, true) => 2,
+    }
 }
 
 /// EndpointSlices by the service they belong to.
@@ -176,6 +228,13 @@ impl Joining<'_, '_> {
             });
         }
         ports.sort_by_key(|port| port.number);
+        if ports.is_empty() && spec.ports.iter().flatten().next().is_none() {
+            self.report(Finding::warning(
+                "spec.ports",
+                "the Service has no ports; nothing can be reached by it in the mesh",
+                "declare the ports of its pods",
+            ));
+        }
         ports
     }
 
@@ -194,9 +253,11 @@ impl Joining<'_, '_> {
         })
     }
 
-    /// The endpoints of a port, and on the way the principals and the inbound ports of their pods.
+    /// The endpoints of a port, and on the way the principals and the inbound ports of their pods. Where none is ready,
+    /// those that still serve while they end.
     fn endpoints(&mut self, name: &str, protocol: Protocol, slices: &[&EndpointSlice]) -> Vec<Endpoint> {
         let mut endpoints: BTreeMap<(IpAddr, u16), usize> = BTreeMap::new();
+        let mut ending: BTreeMap<(IpAddr, u16), usize> = BTreeMap::new();
         for slice in slices {
             let ports = slice.ports.iter().flatten();
             let target = ports
@@ -208,11 +269,7 @@ impl Joining<'_, '_> {
                 let named = endpoint.target_ref.as_ref();
                 let named = named.filter(|target| target.kind.as_deref().unwrap_or("Pod") == "Pod");
                 let named = named.and_then(|target| target.name.as_deref());
-                let ready = endpoint
-                    .conditions
-                    .as_ref()
-                    .and_then(|it| it.ready)
-                    .unwrap_or(true);
+                let state = EndpointState::of(endpoint);
                 for ip in endpoint
                     .addresses
                     .iter()
@@ -229,9 +286,11 @@ impl Joining<'_, '_> {
                         continue;
                     };
                     self.leads_to(index, target, protocol);
-                    if ready {
-                        endpoints.insert((ip, target), index);
-                    }
+                    match state {
+                        EndpointState::Ready => endpoints.insert((ip, target), index),
+                        EndpointState::Ending => ending.insert((ip, target), index),
+                        EndpointState::Unready => None,
+                    };
                 }
             }
         }
@@ -244,7 +303,8 @@ impl Joining<'_, '_> {
                 workload: pod.workload.clone(),
             }
         };
-        endpoints.into_iter().map(endpoint).collect()
+        let usable = if endpoints.is_empty() { ending } else { endpoints };
+        usable.into_iter().map(endpoint).collect()
     }
 
     /// Notes that the service leads to a port of a pod. Services come by name, so the first one's protocol counts.
@@ -278,6 +338,30 @@ impl Joining<'_, '_> {
     fn report(&mut self, finding: Finding) {
         self.diagnostics
             .push(self.source.diagnostic(format!("Service {}", self.key), finding));
+    }
+}
+
+/// How far an endpoint can be used. One of a Service with `publishNotReadyAddresses` is ready by definition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EndpointState {
+    Ready,
+    /// Its pod ends, and answers until it has.
+    Ending,
+    Unready,
+}
+
+impl EndpointState {
+    fn of(endpoint: &v1_discovery::Endpoint) -> Self {
+        let Some(conditions) = &endpoint.conditions else {
+            return Self::Ready;
+        };
+        let ready = conditions.ready.unwrap_or(true);
+        let ending = conditions.terminating.unwrap_or(false) && conditions.serving.unwrap_or(ready);
+        match (ready, ending) {
+            (true, _) => Self::Ready,
+            (false, true) => Self::Ending,
+            (false, false) => Self::Unready,
+        }
     }
 }
 

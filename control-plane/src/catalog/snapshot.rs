@@ -23,9 +23,11 @@ pub struct Snapshot {
     pub mesh: Arc<MeshSettings>,
     /// Services of monitored namespaces.
     pub services: BTreeMap<ServiceKey, Arc<Service>>,
-    /// Which service an address belongs to: ClusterIPs, and the pod IPs of headless services. Where several
-    /// headless services share a pod, the first by name.
+    /// Which service a ClusterIP belongs to.
     pub addresses: HashMap<IpAddr, ServiceKey>,
+    /// The services that lead to an address of a ready pod, the one first that a connection to the address itself
+    /// belongs to: headless services, then those that no TrafficSplit takes apart, each by name.
+    pub direct: HashMap<IpAddr, Vec<ServiceKey>>,
     /// Pods with a sidecar, by UID.
     pub pods: HashMap<Arc<str>, Arc<Pod>>,
     /// What is wrong with the objects it was made of, each on its own and together, in order.

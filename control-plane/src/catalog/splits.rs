@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::{Backend, Service, ServiceKey};
+use super::{Backend, Service, ServiceKey, services};
 use crate::{
     endpoints::Objects,
     spec::{Diagnostic, Finding, ObjectName, Stored, TrafficSplit},
@@ -37,6 +37,7 @@ pub(super) fn join(
         let mut reading = Reading {
             name,
             split,
+            objects,
             services,
             diagnostics,
         };
@@ -67,6 +68,7 @@ pub(super) fn join(
 struct Reading<'a> {
     name: &'a ObjectName,
     split: &'a Stored<TrafficSplit>,
+    objects: &'a Objects,
     services: &'a Services,
     diagnostics: &'a mut Vec<Diagnostic>,
 }
@@ -103,8 +105,8 @@ impl<'a> Reading<'a> {
         if apex.is_none() {
             self.report(Finding::error(
                 "spec.service",
-                format!("there is no Service {namespace}/{name}; the split is not in force"),
-                "correct the name, or create the Service",
+                format!("{}; the split is not in force", self.missing(&self.beside(name))),
+                "name a Service of the split's namespace that has endpoints in the mesh, or create it",
             ));
         }
         apex
@@ -119,9 +121,9 @@ impl<'a> Reading<'a> {
             let Some(service) = self.services.get(&key) else {
                 self.report(Finding::error(
                     field,
-                    format!("there is no Service {key}; the other backends get its share"),
+                    format!("{}; the other backends get its share", self.missing(&key)),
                     format!(
-                        "correct the name, or create the Service in namespace {}",
+                        "name a Service of namespace {} that has endpoints in the mesh, or create it",
                         key.namespace
                     ),
                 ));
@@ -150,6 +152,23 @@ impl<'a> Reading<'a> {
             }
         }
         backends
+    }
+
+    /// Why there is nothing to send traffic to.
+    fn missing(&self, key: &ServiceKey) -> String {
+        let name = ObjectName {
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+        };
+        let spec = self
+            .objects
+            .services
+            .get(&name)
+            .and_then(|it| it.value.spec.as_ref());
+        match spec.is_some_and(services::is_external_name) {
+            true => format!("Service {key} is an ExternalName, which has no endpoints in the mesh"),
+            false => format!("there is no Service {key}"),
+        }
     }
 
     fn beside(&self, name: &str) -> ServiceKey {

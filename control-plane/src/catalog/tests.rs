@@ -1,3 +1,5 @@
+mod shapes;
+
 use std::{fs, path::Path, sync::Arc};
 
 use proptest::prelude::*;
@@ -128,7 +130,7 @@ fn bookstore_permissive() {
     );
     let mysql = key("bookwarehouse", "mysql");
     assert_eq!(snapshot.services[&mysql].ports[0].protocol, Protocol::Tcp);
-    assert_eq!(snapshot.addresses[&"10.0.0.6".parse().unwrap()], mysql);
+    assert_eq!(snapshot.direct[&"10.0.0.6".parse().unwrap()], [mysql]);
     let inbound = &snapshot.pods["uid-bookstore-v1"].inbound;
     assert_eq!(inbound.len(), 1);
     assert_eq!(inbound[0].services.len(), 2);

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use super::{
     names::Name,
-    resources::{self, Encoded, Refusal},
+    resources::{self, At, Encoded, Refusal},
     view::Moment,
 };
 use crate::{
@@ -76,7 +76,7 @@ impl Cache {
             Name::Routes(key, _) | Name::Cluster(key, _) | Name::Endpoints(key, _) => {
                 snapshot.services.contains_key(key)
             }
-            Name::Address(address) => snapshot.addresses.contains_key(&address.ip()),
+            Name::Address(address) => resources::at(snapshot, *address).is_some(),
             _ => true,
         });
     }
@@ -97,14 +97,10 @@ impl Inputs {
             Name::Routes(key, _) | Name::Cluster(key, _) | Name::Endpoints(key, _) => {
                 (Some(snapshot.services.get(key)?.clone()), None)
             }
-            Name::Address(address) => {
-                let service = snapshot.services.get(snapshot.addresses.get(&address.ip())?)?;
-                let declared = |number| service.ports.iter().any(|port| port.number == number);
-                if service.cluster_ips.contains(&address.ip()) && !declared(address.port()) {
-                    return None;
-                }
-                (Some(service.clone()), None)
-            }
+            Name::Address(address) => match resources::at(snapshot, *address)? {
+                At::Port(service, _) => (Some(service.clone()), None),
+                At::UnknownPort => return None,
+            },
             Name::Inbound | Name::InboundRoutes(_) | Name::Local(_) => return None,
         };
         Some(Self {

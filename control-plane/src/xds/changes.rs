@@ -1,6 +1,10 @@
 //! What differs between two snapshots, as topics that sessions subscribe to.
 
-use std::{collections::HashSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use super::names::Topic;
 use crate::catalog::{Service, Snapshot};
@@ -66,16 +70,8 @@ pub(super) fn between(old: &Snapshot, new: &Snapshot) -> Touched {
         .iter()
         .filter(|(key, _)| !new.services.contains_key(*key))
         .for_each(|(_, gone)| service(gone));
-    let moved = |from: &Snapshot, to: &Snapshot| -> Vec<Topic> {
-        let differs = |(ip, key): &(&IpAddr, _)| to.addresses.get(*ip) != Some(*key);
-        from.addresses
-            .iter()
-            .filter(differs)
-            .map(|(ip, _)| Topic::Address(*ip))
-            .collect()
-    };
-    topics.extend(moved(old, new));
-    topics.extend(moved(new, old));
+    topics.extend(moved(&old.addresses, &new.addresses));
+    topics.extend(moved(&old.direct, &new.direct));
     for (uid, pod) in &new.pods {
         if !old.pods.get(uid).is_some_and(|before| Arc::ptr_eq(before, pod)) {
             topics.insert(Topic::Pod(uid.clone()));
@@ -86,16 +82,21 @@ pub(super) fn between(old: &Snapshot, new: &Snapshot) -> Touched {
     Touched::Topics(topics)
 }
 
+/// The addresses that lead elsewhere than they did.
+fn moved<T: PartialEq>(old: &HashMap<IpAddr, T>, new: &HashMap<IpAddr, T>) -> Vec<Topic> {
+    let from = old.iter().filter(|(ip, it)| new.get(*ip) != Some(*it));
+    let to = new.keys().filter(|ip| !old.contains_key(*ip));
+    from.map(|(ip, _)| *ip)
+        .chain(to.copied())
+        .map(Topic::Address)
+        .collect()
+}
+
 fn addresses(service: &Service) -> impl Iterator<Item = IpAddr> {
     let pods = service
         .ports
         .iter()
         .flat_map(|port| &port.endpoints)
         .map(|endpoint| endpoint.ip);
-    let headless = service.cluster_ips.is_empty();
-    service
-        .cluster_ips
-        .iter()
-        .copied()
-        .chain(pods.filter(move |_| headless))
+    service.cluster_ips.iter().copied().chain(pods)
 }

@@ -90,7 +90,9 @@ impl Hub {
             .set(i64::try_from(snapshot.generation).unwrap_or(i64::MAX));
         let trust = before.trust.clone();
         let gone = |key| !snapshot.services.contains_key(key);
-        if before.snapshot.services.keys().any(gone) || before.snapshot.addresses != snapshot.addresses {
+        let same =
+            before.snapshot.addresses == snapshot.addresses && before.snapshot.direct == snapshot.direct;
+        if before.snapshot.services.keys().any(gone) || !same {
             self.cache.forget_missing(&snapshot);
         }
         // First the state, then the word: a session that subscribes in between sees the new state anyway.

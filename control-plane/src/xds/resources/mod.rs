@@ -7,7 +7,7 @@ mod outbound;
 mod parts;
 mod rbac;
 
-use std::net::{IpAddr, SocketAddr};
+use std::{net::SocketAddr, sync::Arc};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use prost_types::Any;
@@ -83,15 +83,10 @@ pub(super) fn all_listeners(snapshot: &Snapshot) -> Vec<String> {
                 .cluster_ips
                 .iter()
                 .map(|ip| SocketAddr::new(*ip, port.number));
-            let own = |ip: &IpAddr| snapshot.addresses.get(ip) == Some(&service.key);
+            // The pods of other services are there for whoever asks for one.
             let headless = port.endpoints.iter().filter(|_| service.cluster_ips.is_empty());
             let headless = headless.map(|endpoint| SocketAddr::new(endpoint.ip, endpoint.port));
-            names.extend(
-                cluster
-                    .chain(headless)
-                    .filter(|a| own(&a.ip()))
-                    .map(|a| a.to_string()),
-            );
+            names.extend(cluster.chain(headless).map(|address| address.to_string()));
         }
     }
     names.sort_unstable();
@@ -119,27 +114,29 @@ pub(super) fn all_clusters(snapshot: &Snapshot, pod: Option<&Pod>) -> Vec<String
 }
 
 /// What an address of the mesh leads to.
-enum At<'a> {
-    Port(&'a Service, &'a ServicePort),
+pub(super) enum At<'a> {
+    Port(&'a Arc<Service>, &'a ServicePort),
     UnknownPort,
 }
 
-fn at(snapshot: &Snapshot, address: SocketAddr) -> Option<At<'_>> {
-    let service = snapshot.services.get(snapshot.addresses.get(&address.ip())?)?;
-    if service.cluster_ips.contains(&address.ip()) {
+/// What an address leads to: a ClusterIP to its service, that of a pod to the pod itself.
+pub(super) fn at(snapshot: &Snapshot, address: SocketAddr) -> Option<At<'_>> {
+    if let Some(key) = snapshot.addresses.get(&address.ip()) {
+        let service = snapshot.services.get(key)?;
         return Some(port(service, address.port()).map_or(At::UnknownPort, |port| At::Port(service, port)));
     }
-    let serves = |port: &&ServicePort| {
-        let same =
+    // A pod's other ports are none of the services' business.
+    let leading = snapshot.direct.get(&address.ip())?;
+    let services = leading.iter().filter_map(|key| snapshot.services.get(key));
+    let mut ports = services.flat_map(|service| service.ports.iter().map(move |port| (service, port)));
+    let serves = |port: &ServicePort| {
+        let here =
             |endpoint: &crate::catalog::Endpoint| SocketAddr::new(endpoint.ip, endpoint.port) == address;
-        port.endpoints.iter().any(same)
+        port.endpoints.iter().any(here)
     };
-    // A pod of a headless service is also an ordinary address: its other ports are none of the service's business.
-    service
-        .ports
-        .iter()
-        .find(serves)
-        .map(|port| At::Port(service, port))
+    ports
+        .find(|(_, port)| serves(port))
+        .map(|(service, port)| At::Port(service, port))
 }
 
 fn port(service: &Service, number: u16) -> Option<&ServicePort> {
@@ -159,4 +156,51 @@ fn encode<M: TypeUrl>(message: &M) -> Encoded {
         .take(8)
         .fold(0, |sum, byte| sum << 8 | u64::from(*byte));
     Encoded { version, any }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::{Endpoint, ServiceKey};
+
+    fn headless(name: &str, number: u16) -> Arc<Service> {
+        let endpoint = Endpoint {
+            ip: [10, 0, 0, 1].into(),
+            port: number,
+            principal: "spiffe://cluster.local/ns/n/sa/a".into(),
+            workload: Arc::default(),
+        };
+        Arc::new(Service {
+            key: ServiceKey {
+                namespace: "n".into(),
+                name: name.into(),
+            },
+            cluster_ips: Vec::new(),
+            ports: vec![ServicePort {
+                number,
+                name: String::new(),
+                protocol: Protocol::Tcp,
+                endpoints: vec![endpoint],
+            }],
+            principals: Default::default(),
+            split: None,
+            reachable: true,
+        })
+    }
+
+    #[test]
+    fn the_port_tells_which_of_a_pods_services_is_meant() {
+        let mut snapshot = Snapshot::default();
+        for service in [headless("a", 80), headless("b", 81)] {
+            let leading = snapshot.direct.entry([10, 0, 0, 1].into()).or_default();
+            leading.push(service.key.clone());
+            snapshot.services.insert(service.key.clone(), service);
+        }
+        let found = |port| match at(&snapshot, SocketAddr::from(([10, 0, 0, 1], port))) {
+            Some(At::Port(service, _)) => service.key.name.to_string(),
+            Some(At::UnknownPort) => "refused".to_owned(),
+            None => "not of the mesh".to_owned(),
+        };
+        assert_eq!([80, 81, 82].map(found), ["a", "b", "not of the mesh"]);
+    }
 }
