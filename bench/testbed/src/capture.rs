@@ -47,7 +47,16 @@ pub struct Capture {
 
 impl Capture {
     pub(crate) fn start(limit: usize) -> Result<Self> {
-        let bridge = usize::try_from(if_nametoindex(BRIDGE).context("find the bridge")?)?;
+        Self::on(BRIDGE, limit)
+    }
+
+    /// Records what passes a bridge of the calling thread's network namespace, `limit` bytes at most.
+    ///
+    /// # Errors
+    /// When there is no such bridge, or no permission.
+    pub fn on(bridge: &str, limit: usize) -> Result<Self> {
+        let bridge = if_nametoindex(bridge).with_context(|| format!("find the bridge {bridge}"))?;
+        let bridge = usize::try_from(bridge)?;
         let socket = socket(
             AddressFamily::Packet,
             SockType::Raw,

@@ -43,7 +43,7 @@ use crate::world::{FIELD_MANAGER, MESH, World};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(20);
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Events that evidence shows.
 const EVENTS: usize = 12;
 
@@ -79,16 +79,21 @@ impl Scene {
             .patch(namespace, &parameters, &Patch::Apply(object))
             .await;
         made.with_context(|| format!("cannot make namespace {namespace}"))?;
-        let scene = Self {
-            world: Arc::clone(world),
-            namespace: namespace.to_owned(),
-        };
+        let scene = Self::of(world, namespace);
         // Pods of an account that is not there yet are refused.
         let accounts =
             Api::<k8s_openapi::api::core::v1::ServiceAccount>::namespaced(scene.client(), namespace);
         let made = || async { Ok(accounts.get("default").await.map(drop)?) };
         scene.eventually("the default ServiceAccount", made).await?;
         Ok(scene)
+    }
+
+    /// A namespace that is there already; it is deleted with the scene all the same.
+    pub(crate) fn of(world: &Arc<World>, namespace: &str) -> Self {
+        Self {
+            world: Arc::clone(world),
+            namespace: namespace.to_owned(),
+        }
     }
 
     /// The mesh that all scenes share.
