@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod check;
+pub mod columns;
 pub mod completion;
 pub mod demo;
 pub mod inject;

@@ -65,6 +65,18 @@ pub fn api_of(client: &Client, object: &DynamicObject) -> anyhow::Result<Api<Dyn
     })
 }
 
+/// The object as it is now; none where it, or its whole kind, is not there.
+///
+/// # Errors
+/// When the API server does not say.
+pub async fn look(api: &Api<DynamicObject>, name: &str) -> anyhow::Result<Option<DynamicObject>> {
+    match api.get(name).await {
+        Ok(object) => Ok(Some(object)),
+        Err(error) if is_missing(&error) => Ok(None),
+        Err(error) => Err(explain(error)),
+    }
+}
+
 /// Makes an object what `object` says, by server-side apply; fields that it does not name stay. A dry run only asks
 /// what would become of it; what cannot be known because the namespace or the kind is not there yet counts as
 /// created.
@@ -75,10 +87,7 @@ pub async fn apply(client: &Client, object: &DynamicObject, dry_run: bool) -> an
     let api = api_of(client, object)?;
     let name = object.name_any();
     let failed = || format!("cannot apply {}", describe(object));
-    let before = match api.get_opt(&name).await {
-        Ok(before) => before,
-        Err(error) => return Err(explain(error)).with_context(failed),
-    };
+    let before = look(&api, &name).await.with_context(failed)?;
     let mut parameters = PatchParams::apply(FIELD_MANAGER).force();
     parameters.dry_run = dry_run;
     let after = match api.patch(&name, &parameters, &Patch::Apply(object)).await {
@@ -129,12 +138,12 @@ pub async fn gone(client: &Client, object: &DynamicObject, deadline: Instant) ->
     let api = api_of(client, object)?;
     let name = object.name_any();
     loop {
-        match api.get_metadata_opt(&name).await {
-            Ok(None) => return Ok(true),
-            Ok(Some(_)) => {}
-            Err(error) => {
-                return Err(explain(error)).with_context(|| format!("cannot look at {}", describe(object)));
-            }
+        let there = look(&api, &name).await;
+        if there
+            .with_context(|| format!("cannot look at {}", describe(object)))?
+            .is_none()
+        {
+            return Ok(true);
         }
         if Instant::now() + POLL > deadline {
             return Ok(false);

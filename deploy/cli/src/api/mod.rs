@@ -11,7 +11,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
-pub use apply::{FIELD_MANAGER, Outcome, api_of, apply, delete, describe, gone};
+pub use apply::{FIELD_MANAGER, Outcome, api_of, apply, delete, describe, gone, look};
 pub use explain::{explain, is_conflict, is_missing};
 
 /// How long the API server may take to accept a connection.

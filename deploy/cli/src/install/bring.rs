@@ -117,7 +117,7 @@ async fn mesh_config(
     let api = api::api_of(client, object)?;
     let name = object.name_any();
     let failed = || format!("cannot change {}", api::describe(object));
-    let Some(there) = api.get_opt(&name).await.map_err(explain).with_context(failed)? else {
+    let Some(there) = api::look(&api, &name).await.with_context(failed)? else {
         return api::apply(client, object, dry_run).await;
     };
     let Some(spec) = layer.pointer("/meshConfig/spec") else {

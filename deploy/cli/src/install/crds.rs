@@ -4,11 +4,15 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::{Api, Client, ResourceExt, api::PostParams};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ListParams, PostParams},
+    core::{ApiResource, DynamicObject, GroupVersionKind},
+};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    api::{FIELD_MANAGER, Outcome, explain, is_conflict},
+    api::{FIELD_MANAGER, Outcome, explain, is_conflict, is_missing},
     manifests,
 };
 
@@ -34,9 +38,11 @@ pub(super) async fn apply(
     }
     if !dry_run {
         for (name, _) in &outcomes {
-            wait_served(&api, name, deadline)
+            let failed = || format!("CustomResourceDefinition {name} is not served");
+            let crd = wait_established(&api, name, deadline)
                 .await
-                .with_context(|| format!("CustomResourceDefinition {name} is not served"))?;
+                .with_context(failed)?;
+            wait_served(client, &crd, deadline).await.with_context(failed)?;
         }
     }
     Ok(outcomes)
@@ -103,21 +109,18 @@ fn merge(there: CustomResourceDefinition, wanted: CustomResourceDefinition) -> C
     merged
 }
 
-async fn wait_served(
+async fn wait_established(
     api: &Api<CustomResourceDefinition>,
     name: &str,
     deadline: Instant,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<CustomResourceDefinition> {
     loop {
         let crd = api.get(name).await.map_err(explain)?;
-        let conditions: Vec<_> = crd
-            .status
-            .into_iter()
-            .flat_map(|status| status.conditions.into_iter().flatten())
-            .collect();
+        let status = crd.status.clone().unwrap_or_default();
+        let conditions = status.conditions.unwrap_or_default();
         let find = |kind: &str| conditions.iter().find(|condition| condition.type_ == kind);
         if find("Established").is_some_and(|condition| condition.status == "True") {
-            return Ok(());
+            return Ok(crd);
         }
         if let Some(refused) = find("NamesAccepted").filter(|condition| condition.status == "False") {
             bail!(
@@ -129,6 +132,27 @@ async fn wait_served(
             bail!("the API server takes too long; look at it with kubectl describe crd {name}");
         }
         sleep(POLL).await;
+    }
+}
+
+/// Waits until the kind can be listed, which an API server may be a moment late with.
+async fn wait_served(
+    client: &Client,
+    crd: &CustomResourceDefinition,
+    deadline: Instant,
+) -> anyhow::Result<()> {
+    let (names, group) = (&crd.spec.names, &crd.spec.group);
+    let stored = crd.spec.versions.iter().find(|version| version.storage);
+    let version = stored.map(|version| version.name.as_str()).unwrap_or_default();
+    let kind = GroupVersionKind::gvk(group, version, &names.kind);
+    let resource = ApiResource::from_gvk_with_plural(&kind, &names.plural);
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+    loop {
+        match api.list_metadata(&ListParams::default().limit(1)).await {
+            Ok(_) => return Ok(()),
+            Err(error) if is_missing(&error) && Instant::now() < deadline => sleep(POLL).await,
+            Err(error) => return Err(explain(error)),
+        }
     }
 }
 

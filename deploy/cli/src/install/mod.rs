@@ -15,8 +15,8 @@ use std::{
 
 use crate::{api, manifests};
 use anyhow::{Context, bail};
-pub(crate) use settings::Settings;
 pub use settings::{Format, Pace};
+pub(crate) use settings::{Settings, parse_duration};
 
 /// Flags of `weir install`.
 #[derive(clap::Args, Clone, Debug)]
