@@ -10,6 +10,7 @@ use std::{
 use clap::{Parser, ValueEnum};
 
 use crate::{
+    admin::Application,
     bootstrap::{Bootstrap, BootstrapError, Overrides},
     model::Workload,
 };
@@ -65,6 +66,9 @@ pub struct Args {
     /// Where TCP probes rewritten by the injector are answered (/osm-healthcheck, /ready); "off": nowhere.
     #[arg(long, value_name = "ADDRESS", default_value = "[::]:15904")]
     pub health_address: OptionalAddress,
+    /// Where the application shows metrics of its own, on loopback: they are given to Prometheus with the proxy's.
+    #[arg(long, value_name = "PORT/PATH")]
+    pub merge_metrics: Option<Application>,
     /// How long a silent client on a port of undeclared protocol is waited for, unless its listener says.
     #[arg(long, value_name = "MS", default_value_t = 200)]
     pub detect_timeout_ms: u64,
@@ -204,6 +208,8 @@ pub struct Config {
     pub stats_address: Option<SocketAddr>,
     /// Where rewritten TCP probes are answered.
     pub health_address: Option<SocketAddr>,
+    /// Where the application shows metrics of its own.
+    pub merge_metrics: Option<Application>,
     /// How long a silent client is waited for when its listener does not say.
     pub detect_timeout: Duration,
     /// `SO_MARK` of sockets that the proxy opens.
@@ -261,6 +267,7 @@ impl Args {
             drain_time: Duration::from_secs(self.drain_time_s),
             stats_address: self.stats_address.0,
             health_address: self.health_address.0,
+            merge_metrics: self.merge_metrics,
             detect_timeout: Duration::from_millis(self.detect_timeout_ms),
             socket_mark: self.socket_mark,
             pod_ips: pod.ips()?,

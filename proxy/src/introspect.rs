@@ -72,6 +72,7 @@ impl Sources {
             clusters: Box::new(move || clusters.upstreams.all().iter().map(|one| cluster(one)).collect()),
             metrics: self.metrics,
             metrics_type: self.metrics_type,
+            application: config.merge_metrics.clone(),
             logging: self.logging,
             drain: Box::new(move || drain.begin()),
             stop: Box::new(move || stop.notify_one()),

@@ -10,7 +10,7 @@ use std::{
 
 use clap::Parser;
 use pair::{Wire, soon};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use weir_proxy::{
     app::{App, AppError},
     config::Args,
@@ -167,4 +167,48 @@ async fn a_taken_port_ends_it_with_the_flag_to_change() {
     let error = soon(app.run()).await.unwrap_err();
     assert!(matches!(error, AppError::Pages(_)));
     assert!(error.to_string().contains("--health-address"), "{error}");
+}
+
+/// The stats page of a proxy that gives the application's metrics beside its own.
+async fn merged(application: &'static str) -> String {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let (port, stats) = (listener.local_addr().unwrap().port(), free_port());
+    let answer = async move {
+        let mut app = Wire::new(listener.accept().await.unwrap().0);
+        let head = app.head().await;
+        assert!(head.starts_with("get /own/metrics?x=1 http/1.1"), "{head}");
+        app.send(application).await;
+    };
+    let (address, merge) = (format!("127.0.0.1:{stats}"), format!("{port}/own/metrics?x=1"));
+    let args = ["weir-proxy", "--config-yaml", "{}", "--health-address", "off"];
+    let more = ["--stats-address", &address, "--merge-metrics", &merge];
+    let args = Args::try_parse_from([&args[..], &more[..]].concat()).unwrap();
+    let app = App::new(args.load().unwrap());
+    app.serve_pages().unwrap();
+    let asked = ask((Ipv4Addr::LOCALHOST, stats).into(), "GET", "/stats/prometheus");
+    let ((), page) = tokio::join!(answer, asked);
+    page
+}
+
+#[tokio::test]
+async fn the_applications_metrics_are_given_with_the_proxys() {
+    let page = merged("HTTP/1.1 200 OK\r\ncontent-type: text/plain; version=0.0.4\r\n\r\nmine 1").await;
+    assert!(page.contains("content-type: text/plain; version=0.0.4"), "{page}");
+    assert!(page.contains("# TYPE weir_build_info gauge\n"), "{page}");
+    assert!(page.ends_with("weir_application_up 1\nmine 1\n"), "{page}");
+
+    let page =
+        merged("HTTP/1.1 200 OK\r\ncontent-type: application/openmetrics-text\r\n\r\nmine 1\n# EOF\n").await;
+    assert!(
+        page.contains("content-type: application/openmetrics-text"),
+        "{page}"
+    );
+    assert!(page.ends_with("weir_application_up 1\nmine 1\n# EOF\n"), "{page}");
+    assert_eq!(page.matches("# EOF").count(), 1);
+
+    let page = merged("HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n").await;
+    assert!(
+        page.contains("weir_build_info{") && page.ends_with("weir_application_up 0\n# EOF\n"),
+        "{page}"
+    );
 }

@@ -6,6 +6,7 @@
 mod health;
 mod host;
 mod logging;
+mod merge;
 mod pages;
 mod server;
 mod show;
@@ -26,6 +27,7 @@ use rustls_pki_types::CertificateDer;
 use tokio::net::TcpListener;
 
 pub use logging::{Logging, UnknownLevel};
+pub use merge::Application;
 
 use crate::{
     identity,
@@ -57,6 +59,8 @@ pub struct AdminState {
     pub metrics: Ask<String>,
     /// Content type of `metrics`.
     pub metrics_type: &'static str,
+    /// Where the application shows metrics to be given with the proxy's; `None`: nowhere.
+    pub application: Option<Application>,
     /// The log level; `None` when this process does not log.
     pub logging: Option<Logging>,
     /// Begins to drain the inbound listeners; the process goes on.

@@ -12,7 +12,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{AdminState, Page, Role, health, host, metrics, not_allowed, pages, ready, text};
+use super::{AdminState, Page, Role, health, host, merge, not_allowed, pages, ready, text};
 
 /// Connections of one server at a time; more wait to be accepted.
 const CONNECTIONS: usize = 64;
@@ -29,16 +29,23 @@ const BODY_SIZE: u64 = 1;
 /// A pause when the system has no more descriptors, for some to be given back.
 const EXHAUSTED: Duration = Duration::from_millis(50);
 
+/// What asks the application.
+#[derive(Default)]
+struct Asking {
+    health: health::Health,
+    merge: merge::Merge,
+}
+
 /// Serves until the runtime ends.
 pub(super) async fn serve(socket: TcpListener, role: Role, state: Arc<AdminState>) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
-    let health = Arc::new(health::Health::default());
+    let asking = Arc::new(Asking::default());
     while let Ok(permit) = connections.clone().acquire_owned().await {
         match socket.accept().await {
             Ok((stream, _)) => {
-                let (state, health) = (state.clone(), health.clone());
+                let (state, asking) = (state.clone(), asking.clone());
                 tokio::spawn(async move {
-                    connection(stream, role, state, health).await;
+                    connection(stream, role, state, asking).await;
                     drop(permit);
                 });
             }
@@ -50,10 +57,10 @@ pub(super) async fn serve(socket: TcpListener, role: Role, state: Arc<AdminState
     }
 }
 
-async fn connection(stream: TcpStream, role: Role, state: Arc<AdminState>, health: Arc<health::Health>) {
+async fn connection(stream: TcpStream, role: Role, state: Arc<AdminState>, asking: Arc<Asking>) {
     let service = service_fn(|request| {
-        let (state, health) = (state.clone(), health.clone());
-        async move { Ok::<_, Infallible>(answer(request, role, &state, &health).await) }
+        let (state, asking) = (state.clone(), asking.clone());
+        async move { Ok::<_, Infallible>(answer(request, role, &state, &asking).await) }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -66,7 +73,7 @@ async fn connection(stream: TcpStream, role: Role, state: Arc<AdminState>, healt
     let _ = timeout(CONNECTION_LIMIT, serving).await;
 }
 
-async fn answer(request: Request<Incoming>, role: Role, state: &AdminState, health: &health::Health) -> Page {
+async fn answer(request: Request<Incoming>, role: Role, state: &AdminState, asking: &Asking) -> Page {
     let size = request.body().size_hint();
     if size.upper().is_none_or(|size| size > BODY_SIZE) {
         return text(
@@ -83,8 +90,8 @@ async fn answer(request: Request<Incoming>, role: Role, state: &AdminState, heal
     }
     match (role, request.uri.path()) {
         (_, "/ready") => ready(state),
-        (Role::Stats, "/stats/prometheus" | "/metrics") => metrics(state),
-        (Role::Health, "/osm-healthcheck") => health.check(&request.headers, state).await,
+        (Role::Stats, "/stats/prometheus" | "/metrics") => asking.merge.page(state).await,
+        (Role::Health, "/osm-healthcheck") => asking.health.check(&request.headers, state).await,
         (Role::Stats, _) => text(
             StatusCode::NOT_FOUND,
             "Not here. There are /stats/prometheus, /metrics and /ready.",

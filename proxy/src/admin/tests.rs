@@ -98,6 +98,7 @@ fn serve() -> Served {
         clusters: Box::new(clusters),
         metrics: Box::new(|| "a_total 1\n# EOF\n".to_owned()),
         metrics_type: crate::telemetry::CONTENT_TYPE,
+        application: None,
         logging: Some(Logging::new(handle)),
         drain: Box::new(move || {
             drains.drains.fetch_add(1, Ordering::Relaxed);
@@ -499,6 +500,7 @@ async fn a_taken_port_is_told_with_what_sets_it() {
         clusters: Box::new(Vec::new),
         metrics: Box::new(String::new),
         metrics_type: crate::telemetry::CONTENT_TYPE,
+        application: None,
         logging: None,
         drain: Box::new(|| {}),
         stop: Box::new(|| {}),
