@@ -56,6 +56,19 @@ pub fn admit_request(
     }
 }
 
+/// Whether the rules of a route, or of the listener where the route has none of its own, can let in any request of
+/// this client.
+pub fn may_admit(
+    rules: Option<&Option<Arc<Rbac>>>,
+    facts: &chain::Facts,
+    peer: Option<&PeerIdentity>,
+) -> bool {
+    match rules {
+        Some(Some(rules)) => policy::may_allow(rules, &facts_of(facts, peer, None)),
+        _ => true,
+    }
+}
+
 fn facts_of<'a>(
     facts: &'a chain::Facts,
     peer: Option<&'a PeerIdentity>,

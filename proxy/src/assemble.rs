@@ -2,6 +2,7 @@
 //!
 //! A new version of a listener or of its routes is put in force only when every cluster that it names is ready, or
 //! after `PATIENCE`: until then the last good one serves, so no request meets a cluster that is still on its way.
+//! What the new version forbids is forbidden at once all the same: it is asked too while it waits.
 
 use std::{
     collections::HashMap,
@@ -15,14 +16,17 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, task::AbortHandle, time::sleep_until};
 
 use crate::{
+    admit::{Denied, admit},
     bucket::TokenBucket,
+    chain::{self, Facts},
     model::Terminal as Filter,
     model::{
         FilterChain, Http, Listener, Network, Route, RouteAction, RouteSource, RouteTable, Tcp,
         WeightedCluster,
     },
+    reason::Reason,
     route::{self, Turns},
-    tls::{ServerSide, Tls},
+    tls::{PeerIdentity, ServerSide, Tls},
     upstream::{Readiness, Upstream, Upstreams},
     xds::{State, Store, Watched},
 };
@@ -36,6 +40,8 @@ pub struct Resolved {
     pub listener: Arc<Listener>,
     chains: Vec<Arc<Chain>>,
     default_chain: Option<Arc<Chain>>,
+    /// The version that waits to take over.
+    next: Option<Arc<Resolved>>,
 }
 
 /// A filter chain, resolved.
@@ -129,6 +135,42 @@ impl Resolved {
         match index {
             Some(index) => self.chains.get(index),
             None => self.default_chain.as_ref(),
+        }
+    }
+
+    /// The chain of the version that waits to take over; `None` when there is none. What it forbids is forbidden now.
+    ///
+    /// # Errors
+    /// With the reason when it has no chain for the connection, or refuses it.
+    pub fn next_chain(
+        &self,
+        facts: &Facts,
+        peer: Option<&PeerIdentity>,
+    ) -> Result<Option<&Arc<Chain>>, Denied> {
+        let Some(next) = &self.next else {
+            return Ok(None);
+        };
+        let chain = next.chain(chain::select(&next.listener, facts));
+        let chain = chain.ok_or_else(|| Denied {
+            reason: Reason::NoFilterChain,
+            text: "the listener's new version serves no such connection".to_owned(),
+        })?;
+        admit(&chain.model, facts, peer)?;
+        Ok(Some(chain))
+    }
+
+    /// Whether no other version waits to take over.
+    pub fn is_alone(&self) -> bool {
+        self.next.is_none()
+    }
+
+    /// The same while `next` waits.
+    fn narrowed(&self, next: Arc<Resolved>) -> Self {
+        Self {
+            listener: self.listener.clone(),
+            chains: self.chains.clone(),
+            default_chain: self.default_chain.clone(),
+            next: Some(next),
         }
     }
 
@@ -232,7 +274,7 @@ impl Assembler {
                     self.standing.send_replace(Standing::Absent);
                     None
                 }
-                State::Ready(listener) => Some(self.resolve(&listener)),
+                State::Ready(listener) => Some(Arc::new(self.resolve(&listener))),
             };
             let Some(candidate) = candidate else {
                 self.listener.changed().await;
@@ -240,17 +282,22 @@ impl Assembler {
                 continue;
             };
             if self.settled(&candidate, deadline).await {
-                let resolved = Arc::new(candidate);
-                self.now.store(Some(resolved.clone()));
-                self.standing.send_replace(Standing::Ready(resolved));
+                self.put(candidate);
                 self.changed().await;
                 deadline = Instant::now() + PATIENCE;
             }
         }
     }
 
+    /// Puts a version in force.
+    fn put(&self, resolved: Arc<Resolved>) {
+        self.now.store(Some(resolved.clone()));
+        self.standing.send_replace(Standing::Ready(resolved));
+    }
+
     /// Waits until the candidate can be put in force. `false` when something changed meanwhile.
-    async fn settled(&mut self, candidate: &Resolved, deadline: Instant) -> bool {
+    async fn settled(&mut self, candidate: &Arc<Resolved>, deadline: Instant) -> bool {
+        let mut narrowed = false;
         loop {
             let unready: Vec<_> = candidate
                 .upstreams()
@@ -263,6 +310,11 @@ impl Assembler {
             });
             if unready.is_empty() && tables_known {
                 return true;
+            }
+            if !std::mem::replace(&mut narrowed, true)
+                && let Some(last) = self.now.load_full()
+            {
+                self.put(Arc::new(last.narrowed(candidate.clone())));
             }
             let waits = unready.into_iter().map(|mut readiness| {
                 Box::pin(async move {
@@ -325,6 +377,7 @@ impl Assembler {
             listener: listener.clone(),
             chains: listener.chains.iter().map(chain).collect(),
             default_chain: listener.default_chain.as_ref().map(chain),
+            next: None,
         }
     }
 

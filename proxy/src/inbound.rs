@@ -67,7 +67,9 @@ pub async fn handle(
         Some(tls) => terminate(context, tls, client, direction, &facts).await?,
     };
 
-    if let Err(denied) = admit(&chain.model, &facts, peer.as_deref()) {
+    let admitted = admit(&chain.model, &facts, peer.as_deref());
+    let admitted = admitted.and_then(|()| resolved.next_chain(&facts, peer.as_deref()).map(drop));
+    if let Err(denied) = admitted {
         tracing::info!(%source, %destination, reason = %denied.reason, "{}", denied.text);
         net::reset(client.socket());
         return Err(denied.reason);

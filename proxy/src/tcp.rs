@@ -125,7 +125,10 @@ impl Opaque<'_> {
             let Some(chain) = resolved.chain(chain::select(&resolved.listener, self.facts)) else {
                 return;
             };
-            if admit(&chain.model, self.facts, self.peer.as_deref()).is_err() {
+            let peer = self.peer.as_deref();
+            if admit(&chain.model, self.facts, peer).is_err()
+                || resolved.next_chain(self.facts, peer).is_err()
+            {
                 return;
             }
         }

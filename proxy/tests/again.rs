@@ -79,10 +79,7 @@ async fn both(pair: &Pair) {
 
 /// Answers whatever is asked, also what ends with a chunked body.
 fn answer(pair: &mut Pair) {
-    let placeholder = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    placeholder.set_nonblocking(true).unwrap();
-    let placeholder = tokio::net::TcpListener::from_std(placeholder).unwrap();
-    let application = std::mem::replace(&mut pair.application, placeholder);
+    let application = pair.take_application();
     tokio::spawn(async move {
         while let Ok((stream, _)) = application.accept().await {
             tokio::spawn(async move {

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use pair::{Pair, Wire, soon};
 use weir_proxy::{
     model::{
-        Cluster, Http, Listener, Route, RouteAction, RouteSource, RouteTable, Terminal, WeightedCluster,
+        Action, Cluster, Http, Listener, Rbac, Route, RouteAction, RouteSource, RouteTable, Terminal,
+        WeightedCluster,
     },
     xds::State,
 };
@@ -93,4 +94,44 @@ async fn a_route_to_a_cluster_on_its_way_loses_no_request() {
     fresh.head().await;
     fresh.send("HTTP/1.1 204 No Content\r\n\r\n").await;
     assert!(client.head().await.starts_with("http/1.1 204"));
+}
+
+#[tokio::test]
+async fn what_a_waiting_version_forbids_is_forbidden_at_once() {
+    let pair = Pair::start().await;
+    let mut client = Wire::connect(pair.inbound).await;
+    let get = "GET / HTTP/1.1\r\nhost: app\r\n\r\n";
+    client.send(get).await;
+    let mut app = pair.accept().await;
+    app.head().await;
+    app.send("HTTP/1.1 204 No Content\r\n\r\n").await;
+    client.head().await;
+
+    let listener = soon(pair.store.watch::<Listener>("inbound-http").answered())
+        .await
+        .unwrap();
+    let mut closed = rerouted(&listener, "never");
+    for chain in &mut closed.chains {
+        if let Terminal::Http(http) = &mut Arc::make_mut(chain).terminal {
+            let nobody = Rbac {
+                action: Action::Allow,
+                policies: Vec::new(),
+            };
+            *http = Arc::new(Http {
+                rbac: Some(Some(Arc::new(nobody))),
+                ..Http::clone(http)
+            });
+        }
+    }
+    pair.store.reserve::<Cluster>("never");
+    pair.store.publish("inbound-http", State::Ready(Arc::new(closed)));
+    let asked = std::time::Instant::now();
+    // The connection of whom nothing is let in any more ends.
+    soon(client.stream.readable()).await.unwrap();
+    assert_eq!(client.rest().await, "");
+    let mut client = Wire::connect(pair.inbound).await;
+    client.send(get).await;
+    let head = client.head().await;
+    assert!(head.starts_with("http/1.1 403"), "{head}");
+    assert!(asked.elapsed().as_secs() < 10, "it was waited for");
 }

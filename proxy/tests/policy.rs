@@ -45,10 +45,7 @@ async fn until_answered(pair: &Pair, status: &str) -> String {
 }
 
 fn answer_everything(pair: &mut Pair) {
-    let placeholder = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    placeholder.set_nonblocking(true).unwrap();
-    let placeholder = tokio::net::TcpListener::from_std(placeholder).unwrap();
-    let application = std::mem::replace(&mut pair.application, placeholder);
+    let application = pair.take_application();
     tokio::spawn(async move {
         while let Ok((stream, _)) = application.accept().await {
             tokio::spawn(async move {
@@ -177,4 +174,59 @@ async fn an_upgraded_connection_ends_when_its_policy_goes() {
     let mut byte = [0];
     let ended = soon(client.stream.read(&mut byte)).await;
     assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_kept_connection_and_its_stream_end_when_the_policy_goes_but_not_when_it_stays() {
+    let mut pair = Pair::start().await;
+    let application = pair.take_application();
+    certify(&pair.store);
+    secure(&pair.store, "inbound-http", "inbound", ME).await;
+    let rules = |principal: &str| {
+        let rbac = allow(principal);
+        move |chain: &mut FilterChain| {
+            if let Terminal::Http(http) = &mut chain.terminal {
+                *http = Arc::new(Http {
+                    rbac: Some(Some(rbac.clone())),
+                    ..Http::clone(http)
+                });
+            }
+        }
+    };
+    change_chain(&pair.store, "inbound-http", rules(ME)).await;
+    let (mut client, mut app) = soon(async {
+        loop {
+            let mut client = Wire::connect(pair.http).await;
+            client.send(GET).await;
+            tokio::select! {
+                accepted = application.accept() => return (client, Wire::new(accepted.unwrap().0)),
+                _ = client.stream.readable() => {}
+            }
+        }
+    })
+    .await;
+    app.head().await;
+    app.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\npart\r\n")
+        .await;
+    client.until("part").await;
+
+    change_chain(&pair.store, "inbound-http", |chain| {
+        rules(ME)(chain);
+        chain.name.push('2');
+    })
+    .await;
+    app.send("5\r\nstill\r\n").await;
+    client.until("still").await;
+
+    change_chain(
+        &pair.store,
+        "inbound-http",
+        rules("spiffe://cluster.local/ns/shop/sa/thief"),
+    )
+    .await;
+    let mut byte = [0];
+    let ended = soon(client.stream.read(&mut byte)).await;
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    let head = until_answered(&pair, "http/1.1 403").await;
+    assert!(head.contains("x-weir-reason: rbac_request"), "{head}");
 }

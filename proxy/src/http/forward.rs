@@ -15,6 +15,7 @@ use super::{
     flow::Way,
     headers,
     rescue::Refusal,
+    server::Serving,
     upgrade,
 };
 use crate::{
@@ -33,13 +34,16 @@ use crate::{
 /// With what the client is to be told when it is refused or there is no response.
 pub(super) async fn answer(
     session: &Arc<Session>,
-    chain: &Chain,
+    serving: &Serving,
     mut request: Request<Body>,
     observers: &mut Observers,
 ) -> Result<Response<Body>, Refusal> {
-    let Terminal::Http(http) = &chain.terminal else {
+    let Terminal::Http(http) = &serving.chain.terminal else {
         return Err(closed(Reason::NoFilterChain));
     };
+    if let Some(next) = &serving.next {
+        forestall(session, next, &policy::Request::of(&request))?;
+    }
     let matched = judge(session, http, &policy::Request::of(&request))?;
     let destination = match &matched.route.action {
         RouteAction::Forward(destination) => destination,
@@ -123,6 +127,20 @@ fn judge<'a>(
     matched.ok_or_else(|| no_route(asked))
 }
 
+/// Asks the chain that waits for its clusters, which may forbid what the one in force allows.
+fn forestall(session: &Session, next: &Chain, asked: &policy::Request<'_>) -> Result<(), Refusal> {
+    match &next.terminal {
+        Terminal::Http(http) if http.table.is_some() => {
+            let matched = judge(session, http, asked)?;
+            match &matched.route.action {
+                RouteAction::Respond { status, body } => Err(direct(*status, body)),
+                RouteAction::Forward(_) | RouteAction::Redirect { .. } => Ok(()),
+            }
+        }
+        Terminal::Http(_) | Terminal::Tcp(..) => Ok(()),
+    }
+}
+
 /// What rules and routes look at, kept beyond the request.
 fn head(request: &Request<Body>) -> Request<()> {
     let mut head = Request::new(());
@@ -137,11 +155,17 @@ fn head(request: &Request<Body>) -> Request<()> {
 async fn revoked(session: Arc<Session>, asked: Request<()>) {
     let mut standing = session.assembly.watch();
     while standing.changed().await.is_ok() {
-        let chain = session.chain();
-        let allowed = chain.is_ok_and(|chain| match &chain.terminal {
-            Terminal::Http(http) => judge(&session, http, &policy::Request::of(&asked)).is_ok(),
-            Terminal::Tcp(..) => false,
-        });
+        let asked = policy::Request::of(&asked);
+        let allowed = session
+            .chain()
+            .is_ok_and(|serving| match &serving.chain.terminal {
+                Terminal::Http(http) => {
+                    let next = serving.next.as_ref();
+                    judge(&session, http, &asked).is_ok()
+                        && next.is_none_or(|next| forestall(&session, next, &asked).is_ok())
+                }
+                Terminal::Tcp(..) => false,
+            });
         if !allowed {
             let connections = &session.context.telemetry.connections;
             connections.denied(session.direction, Reason::PolicyRevoked);

@@ -16,4 +16,4 @@ mod upgrade;
 pub use access::{AccessLog, LOGGED};
 pub use again::Harmless;
 pub use body::{Body, BodyError};
-pub use server::{Session, serve};
+pub use server::{Serving, Session, serve};

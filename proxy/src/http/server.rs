@@ -16,6 +16,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::time::timeout;
 
 use super::{
     Body,
@@ -25,8 +26,8 @@ use super::{
     forward, limits, rescue,
 };
 use crate::{
-    admit::admit,
-    assemble::{Assembly, Chain, Resolved, Terminal},
+    admit::{admit, may_admit},
+    assemble::{Assembly, Chain, HttpChain, Resolved, Terminal},
     chain::{self, Facts},
     context::Context,
     detect::PREFACE,
@@ -37,6 +38,9 @@ use crate::{
     telemetry::{Measured, Metered},
     tls::PeerIdentity,
 };
+
+/// A connection whose client is not let in any more may finish what it began for so long.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// One client connection that speaks HTTP.
 pub struct Session {
@@ -58,7 +62,16 @@ pub struct Session {
 /// The chain of the connection under one version of its listener.
 struct Current {
     resolved: Option<Arc<Resolved>>,
-    chain: Result<Arc<Chain>, Reason>,
+    chain: Result<Serving, Reason>,
+}
+
+/// What serves a request.
+#[derive(Clone)]
+pub struct Serving {
+    /// The chain in force.
+    pub chain: Arc<Chain>,
+    /// The chain that waits to take over: what it forbids is forbidden.
+    pub next: Option<Arc<Chain>>,
 }
 
 impl Session {
@@ -79,8 +92,9 @@ impl Session {
             direction: resolved.listener.direction,
             spare: Spare::default(),
             current: ArcSwap::from_pointee(Current {
-                resolved: Some(resolved),
-                chain: Ok(chain),
+                // Another version may wait behind it: looked at when the first request comes.
+                resolved: resolved.is_alone().then_some(resolved),
+                chain: Ok(Serving { chain, next: None }),
             }),
         }
     }
@@ -95,7 +109,7 @@ impl Session {
     ///
     /// # Errors
     /// With the reason when requests are no longer served.
-    pub fn chain(&self) -> Result<Arc<Chain>, Reason> {
+    pub fn chain(&self) -> Result<Serving, Reason> {
         let now = self.assembly.now();
         let current = self.current.load();
         let same = match (&*now, &current.resolved) {
@@ -108,19 +122,60 @@ impl Session {
         }
         let chain = match &*now {
             None => Err(Reason::NoFilterChain),
-            Some(resolved) => resolved
-                .chain(chain::select(&resolved.listener, &self.facts))
-                .ok_or(Reason::NoFilterChain)
-                .and_then(|chain| {
-                    admit(&chain.model, &self.facts, self.peer.as_deref()).map_err(|denied| denied.reason)?;
-                    Ok(chain.clone())
-                }),
+            Some(resolved) => self.serving(resolved),
         };
         self.current.store(Arc::new(Current {
             resolved: now.clone(),
             chain: chain.clone(),
         }));
         chain
+    }
+}
+
+impl Session {
+    fn serving(&self, resolved: &Resolved) -> Result<Serving, Reason> {
+        let chain = resolved.chain(chain::select(&resolved.listener, &self.facts));
+        let chain = chain.ok_or(Reason::NoFilterChain)?;
+        let peer = self.peer.as_deref();
+        admit(&chain.model, &self.facts, peer).map_err(|denied| denied.reason)?;
+        let next = resolved.next_chain(&self.facts, peer);
+        Ok(Serving {
+            chain: chain.clone(),
+            next: next.map_err(|denied| denied.reason)?.cloned(),
+        })
+    }
+
+    /// Whether the client may be let in with some request.
+    fn may_be_served(&self) -> bool {
+        self.chain().is_ok_and(|serving| {
+            let mut chains = std::iter::once(&serving.chain).chain(&serving.next);
+            chains.all(|chain| self.may_be_served_by(chain))
+        })
+    }
+
+    fn may_be_served_by(&self, chain: &Chain) -> bool {
+        let Terminal::Http(HttpChain { http, table, .. }) = &chain.terminal else {
+            return false;
+        };
+        let Some(table) = table else { return true };
+        let mut routes = table.virtual_hosts.iter().flat_map(|host| &host.routes);
+        routes.any(|route| {
+            let rules = route.rbac.as_ref().or(http.rbac.as_ref());
+            may_admit(rules, &self.facts, self.peer.as_deref())
+        })
+    }
+
+    /// Returns when a changed policy lets in nothing of this client any more.
+    async fn withdrawn(&self) {
+        let mut standing = self.assembly.watch();
+        while standing.changed().await.is_ok() {
+            if !self.may_be_served() {
+                let connections = &self.context.telemetry.connections;
+                connections.denied(self.direction, Reason::PolicyRevoked);
+                return;
+            }
+        }
+        std::future::pending().await
     }
 }
 
@@ -142,11 +197,17 @@ pub async fn serve(io: Metered<Io>, session: Arc<Session>, codec: Codec) -> Resu
     if http2 {
         let finishing = drain.finishing(session.direction);
         let connection = pin!(http2_builder().serve_connection(io, service));
-        finish(connection, finishing, |connection| connection.graceful_shutdown()).await?;
+        finish(connection, finishing, session.withdrawn(), |connection| {
+            connection.graceful_shutdown()
+        })
+        .await?;
     } else {
         let finishing = drain.cutting(session.direction);
         let connection = pin!(http1_builder().serve_connection(io, service).with_upgrades());
-        finish(connection, finishing, |connection| connection.graceful_shutdown()).await?;
+        finish(connection, finishing, session.withdrawn(), |connection| {
+            connection.graceful_shutdown()
+        })
+        .await?;
     }
     Ok(())
 }
@@ -162,18 +223,28 @@ pub enum ServeError {
     Io(#[from] io::Error),
 }
 
-/// Drives a connection; once `finishing` is done it takes no further requests.
-async fn finish<C: Future>(
+/// Drives a connection; once `finishing` is done it takes no further requests, and once `withdrawn` is, it soon ends.
+async fn finish<C: Future<Output = hyper::Result<()>>>(
     mut connection: Pin<&mut C>,
     finishing: impl Future<Output = ()>,
-    shut: impl FnOnce(Pin<&mut C>),
-) -> C::Output {
+    withdrawn: impl Future<Output = ()>,
+    shut: impl Fn(Pin<&mut C>),
+) -> hyper::Result<()> {
+    let mut withdrawn = pin!(withdrawn);
     tokio::select! {
+        biased;
         output = connection.as_mut() => return output,
-        () = finishing => {}
+        () = finishing => shut(connection.as_mut()),
+        () = &mut withdrawn => {
+            shut(connection.as_mut());
+            return timeout(LAST_WORD, connection).await.unwrap_or(Ok(()));
+        }
     }
-    shut(connection.as_mut());
-    connection.await
+    tokio::select! {
+        biased;
+        output = connection.as_mut() => output,
+        () = withdrawn => timeout(LAST_WORD, connection).await.unwrap_or(Ok(())),
+    }
 }
 
 /// Whether the client begins with the HTTP/2 preface; one byte tells, unless it is a `P`.
@@ -243,9 +314,9 @@ async fn respond(session: Arc<Session>, request: Request<Incoming>) -> Result<Re
         ..Observers::default()
     };
     let answered = match session.chain() {
-        Ok(chain) => {
-            observe(&session, &chain, &request, &mut observers);
-            forward::answer(&session, &chain, request, &mut observers).await
+        Ok(serving) => {
+            observe(&session, &serving.chain, &request, &mut observers);
+            forward::answer(&session, &serving, request, &mut observers).await
         }
         Err(reason) => Err(forward::closed(reason)),
     };

@@ -85,6 +85,29 @@ pub fn decide<'a>(rules: Option<&'a Rbac>, facts: &Facts<'_>) -> Decision<'a> {
     }
 }
 
+/// Whether there can be a request of this client that the rules allow.
+pub fn may_allow(rules: &Rbac, facts: &Facts<'_>) -> bool {
+    rules.action != Action::Allow
+        || rules
+            .policies
+            .iter()
+            .flat_map(|policy| &policy.principals)
+            .any(|principal| may_be(principal, facts, true))
+}
+
+/// Whether a principal comes out so for some request.
+fn may_be(principal: &Principal, facts: &Facts<'_>, wanted: bool) -> bool {
+    let may = |one: &Principal| may_be(one, facts, wanted);
+    match principal {
+        Principal::All(all) if wanted => all.iter().all(may),
+        Principal::OneOf(any) if !wanted => any.iter().all(may),
+        Principal::All(several) | Principal::OneOf(several) => several.iter().any(may),
+        Principal::Not(not) => may_be(not, facts, !wanted),
+        Principal::Header(_) | Principal::Path(_) => true,
+        known => principal_matches(known, facts) == wanted,
+    }
+}
+
 fn policy_matches(policy: &Policy, facts: &Facts<'_>) -> bool {
     policy
         .principals

@@ -146,6 +146,14 @@ impl Pair {
         }
     }
 
+    /// The application's socket, to be served elsewhere.
+    pub fn take_application(&mut self) -> TcpListener {
+        let placeholder = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        placeholder.set_nonblocking(true).unwrap();
+        let placeholder = TcpListener::from_std(placeholder).unwrap();
+        std::mem::replace(&mut self.application, placeholder)
+    }
+
     /// The next connection that reaches the application.
     pub async fn accept(&self) -> Wire {
         let (stream, _) = soon(self.application.accept()).await.unwrap();
