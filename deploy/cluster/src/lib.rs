@@ -6,6 +6,7 @@ mod dns;
 pub mod node;
 pub mod pki;
 pub mod process;
+pub mod programs;
 
 pub use api_server::ApiServer;
 pub use node::Node;

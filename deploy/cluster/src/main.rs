@@ -1,10 +1,11 @@
-//! A Kubernetes of one node, for people: `weir-cluster up` runs it with a shell inside.
+//! A Kubernetes of one node, for people: `weir-cluster build` makes its programs, `weir-cluster up` runs it with a shell
+//! inside.
 
 use std::{path::PathBuf, process::ExitCode, time::Instant};
 
 use clap::{Parser, Subcommand};
 use tokio::process;
-use weir_cluster::Node;
+use weir_cluster::{Node, programs};
 use weir_testbed::Sandbox;
 
 /// A real Kubernetes in namespaces of its own, which leaves nothing behind.
@@ -17,11 +18,14 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Builds the programs of Kubernetes that are missing, with Go, into the user's cache.
+    Build,
     /// Runs a whole node, as root, and a command inside that can reach it; the node ends with the command.
     Up {
-        /// The directory of kube-apiserver, kube-controller-manager, kube-scheduler, kubelet and kube-proxy.
+        /// The directory of kube-apiserver, kube-controller-manager, kube-scheduler, kubelet and kube-proxy
+        /// [default: where `build` puts them].
         #[arg(long)]
-        programs: PathBuf,
+        programs: Option<PathBuf>,
         /// The command, with KUBECONFIG set [default: $SHELL].
         #[arg(trailing_var_arg = true)]
         command: Vec<String>,
@@ -30,8 +34,10 @@ enum Command {
 
 fn main() -> ExitCode {
     // A stage of the sandbox has a command line of its own, which is not ours to parse.
-    if !Sandbox::entered() {
-        let _checked = Args::parse();
+    if !Sandbox::entered()
+        && let Command::Build = Args::parse().command
+    {
+        return build();
     }
     let outcome = Sandbox::enter_as_root()
         .map_err(anyhow::Error::from)
@@ -42,8 +48,27 @@ fn main() -> ExitCode {
     })
 }
 
+fn build() -> ExitCode {
+    for programs in [programs::NODE, programs::CLIENTS] {
+        match programs::build(programs) {
+            Ok(directory) => println!("{} in {}", programs.join(", "), directory.display()),
+            Err(error) => {
+                eprintln!("{error:#}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    ExitCode::SUCCESS
+}
+
 fn inside(sandbox: Sandbox) -> anyhow::Result<ExitCode> {
-    let Command::Up { programs, command } = Args::parse().command;
+    let Command::Up { programs, command } = Args::parse().command else {
+        return Ok(build());
+    };
+    let programs = match programs {
+        Some(programs) => programs,
+        None => programs::find(programs::NODE).map_err(anyhow::Error::msg)?,
+    };
     let shell = || std::env::var("SHELL").unwrap_or_else(|_| "/bin/sh".into());
     let mut words = command.into_iter();
     let mut command = process::Command::new(words.next().unwrap_or_else(shell));
