@@ -116,15 +116,11 @@ mod tests {
     #[test]
     fn the_module_has_the_same_version() {
         let module = include_str!("../kubernetes/go.mod");
-        let line = format!("k8s.io/kubernetes v{VERSION}");
-        assert!(
-            module
-                .lines()
-                .any(|line| line.contains(&requirement))
-        );
+        let requirement = format!("k8s.io/kubernetes v{VERSION}");
+        assert!(module.lines().any(|line| line.contains(&requirement)));
         for program in NODE.iter().chain(&["kubectl"]) {
             let tool = format!("k8s.io/kubernetes/cmd/{program}");
-            assert!(module.lines().any(|it| it.trim() == tool), "{tool}");
+            assert!(module.lines().any(|line| line.trim() == tool), "{tool}");
         }
     }
 
