@@ -13,7 +13,7 @@ use std::{
 use tokio::{
     net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
-    sync::Notify,
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError},
     time::sleep,
 };
 
@@ -94,6 +94,8 @@ impl App {
             access_log: AccessLog::default(),
             drain: Drain::default(),
             detect_timeout: config.detect_timeout,
+            header_timeout: config.header_timeout,
+            inbound_room: Arc::new(Semaphore::new(config.max_inbound_connections.get())),
             pod_ips: config.pod_ips.clone(),
             control_plane: config.bootstrap.ads.is_some(),
             stream: xds::Status::default(),
@@ -300,11 +302,16 @@ impl Accepting {
             };
             match accepted {
                 Ok((stream, source)) => {
+                    let Ok(room) = self.room() else {
+                        net::reset(&stream);
+                        self.denied(source, Reason::Overflow);
+                        continue;
+                    };
                     let guard = self.context.drain.guard();
                     let accepting = self.clone();
                     tokio::spawn(async move {
                         accepting.connection(stream, source).await;
-                        drop(guard);
+                        drop((guard, room));
                     });
                 }
                 Err(error) => {
@@ -313,6 +320,19 @@ impl Accepting {
                 }
             }
         }
+    }
+
+    /// Room for one more connection. Only strangers are limited, not the pod's own application.
+    fn room(&self) -> Result<Option<OwnedSemaphorePermit>, TryAcquireError> {
+        if self.direction == Direction::Outbound {
+            return Ok(None);
+        }
+        self.context.inbound_room.clone().try_acquire_owned().map(Some)
+    }
+
+    fn denied(&self, source: SocketAddr, reason: Reason) {
+        self.context.telemetry.connections.denied(self.direction, reason);
+        tracing::debug!(%source, %reason, "a connection was closed");
     }
 
     async fn connection(&self, stream: TcpStream, source: SocketAddr) {

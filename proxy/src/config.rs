@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    num::NonZeroUsize,
+    num::{NonZeroU32, NonZeroUsize},
     path::PathBuf,
     time::Duration,
 };
@@ -66,6 +66,12 @@ pub struct Args {
     /// Where TCP probes rewritten by the injector are answered (/osm-healthcheck, /ready); "off": nowhere.
     #[arg(long, value_name = "ADDRESS", default_value = "[::]:15904")]
     pub health_address: OptionalAddress,
+    /// Inbound connections at a time; more are reset.
+    #[arg(long, value_name = "N", default_value = "10000")]
+    pub max_inbound_connections: NonZeroUsize,
+    /// A client outside the mesh has so long for the head of each request, the pause before it included.
+    #[arg(long, value_name = "SECONDS", default_value = "300")]
+    pub header_timeout_s: NonZeroU32,
     /// Where the application shows metrics of its own, on loopback: they are given to Prometheus with the proxy's.
     #[arg(long, value_name = "PORT/PATH")]
     pub merge_metrics: Option<Application>,
@@ -208,6 +214,10 @@ pub struct Config {
     pub stats_address: Option<SocketAddr>,
     /// Where rewritten TCP probes are answered.
     pub health_address: Option<SocketAddr>,
+    /// Inbound connections at a time.
+    pub max_inbound_connections: NonZeroUsize,
+    /// How long a client outside the mesh has for the head of a request.
+    pub header_timeout: Duration,
     /// Where the application shows metrics of its own.
     pub merge_metrics: Option<Application>,
     /// How long a silent client is waited for when its listener does not say.
@@ -267,6 +277,8 @@ impl Args {
             drain_time: Duration::from_secs(self.drain_time_s),
             stats_address: self.stats_address.0,
             health_address: self.health_address.0,
+            max_inbound_connections: self.max_inbound_connections,
+            header_timeout: Duration::from_secs(self.header_timeout_s.get().into()),
             merge_metrics: self.merge_metrics,
             detect_timeout: Duration::from_millis(self.detect_timeout_ms),
             socket_mark: self.socket_mark,

@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::Semaphore;
+
 use crate::{
     assemble::Assembly,
     drain::Drain,
@@ -32,6 +34,10 @@ pub struct Context {
     pub drain: Drain,
     /// How long a silent client is waited for when its listener does not say.
     pub detect_timeout: Duration,
+    /// How long a client outside the mesh has for the head of a request.
+    pub header_timeout: Duration,
+    /// Room for inbound connections.
+    pub inbound_room: Arc<Semaphore>,
     /// The pod's addresses.
     pub pod_ips: Vec<IpAddr>,
     /// Whether there is a control plane to ask about addresses.

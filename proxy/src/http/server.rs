@@ -15,7 +15,7 @@ use hyper::{
     server::conn::{http1, http2},
     service::service_fn,
 };
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::timeout;
 
 use super::{
@@ -185,8 +185,10 @@ impl Session {
 /// When the connection breaks or is not HTTP.
 pub async fn serve(io: Metered<Io>, session: Arc<Session>, codec: Codec) -> Result<(), ServeError> {
     let mut io = Replay::new(io);
+    let inbound = session.direction != Direction::Outbound;
+    let limit = inbound.then_some(session.context.header_timeout);
     let http2 = match codec {
-        Codec::Auto => starts_http2(&mut io).await?,
+        Codec::Auto => within(limit, starts_http2(&mut io)).await?,
         Codec::Http1 => false,
         Codec::Http2 => true,
     };
@@ -203,7 +205,11 @@ pub async fn serve(io: Metered<Io>, session: Arc<Session>, codec: Codec) -> Resu
         .await?;
     } else {
         let finishing = drain.cutting(session.direction);
-        let connection = pin!(http1_builder().serve_connection(io, service).with_upgrades());
+        let connection = pin!(
+            http1_builder(limit.filter(|_| session.peer.is_none()))
+                .serve_connection(io, service)
+                .with_upgrades()
+        );
         finish(connection, finishing, session.withdrawn(), |connection| {
             connection.graceful_shutdown()
         })
@@ -264,15 +270,24 @@ async fn starts_http2(io: &mut Replay<Metered<Io>>) -> io::Result<bool> {
     }
 }
 
-fn http1_builder() -> http1::Builder {
+async fn within<T>(limit: Option<Duration>, looking: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    match limit {
+        Some(limit) => timeout(limit, looking).await?,
+        None => looking.await,
+    }
+}
+
+/// Sidecars send whole heads, so only strangers are timed: it costs a timer for each request.
+fn http1_builder(header_timeout: Option<Duration>) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
+        .timer(TokioTimer::new())
         .max_header_size(limits::HEADER_BYTES)
         .max_headers(limits::HEADERS)
         .half_close(true)
         // The endpoint's own `Date` goes through; a response of ours needs none.
         .auto_date_header(false)
-        .header_read_timeout(None::<Duration>);
+        .header_read_timeout(header_timeout);
     builder
 }
 

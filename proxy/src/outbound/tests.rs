@@ -31,6 +31,8 @@ fn disconnected() -> Arc<Context> {
         access_log: AccessLog::default(),
         drain: Drain::default(),
         detect_timeout: Duration::from_millis(10),
+        header_timeout: Duration::from_secs(5),
+        inbound_room: Arc::new(tokio::sync::Semaphore::new(8)),
         pod_ips: Vec::new(),
         control_plane: true,
         stream: Status::default(),

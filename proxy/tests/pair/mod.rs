@@ -75,6 +75,11 @@ fn listener(name: &str, port: u16, direction: &str, chains: &str, more: &str) ->
 impl Pair {
     /// Starts both sidecars before an application that has yet to accept.
     pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// The same, with more flags.
+    pub async fn start_with(flags: &[&str]) -> Self {
         let application = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let app_port = application.local_addr().unwrap().port();
         let [outbound, inbound, tcp_out, tcp_in, undeclared] = std::array::from_fn(|_| free_port());
@@ -129,6 +134,7 @@ impl Pair {
             "--health-address",
             "off",
         ];
+        let args = [&args[..], flags].concat();
         let config = Args::try_parse_from(args).unwrap().load().unwrap();
         let mut app = App::new(config);
         app.start().unwrap();
