@@ -8,13 +8,13 @@ use kube::ResourceExt;
 
 /// Something in the way.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Problem {
+pub(crate) struct Problem {
     /// Which object has it.
-    pub(super) object: String,
+    pub(crate) object: String,
     /// What it is.
-    pub(super) what: String,
+    pub(crate) what: String,
     /// What to do.
-    pub(super) next: String,
+    pub(crate) next: String,
 }
 
 impl Problem {
@@ -58,7 +58,7 @@ pub(super) fn summary(deployment: &Deployment, problems: &[Problem]) -> String {
 }
 
 /// What is in the way of a Deployment's pods.
-pub(super) fn problems(namespace: &str, deployment: &Deployment, pods: &[Pod]) -> Vec<Problem> {
+pub(crate) fn problems(namespace: &str, deployment: &Deployment, pods: &[Pod]) -> Vec<Problem> {
     let mut found: Vec<Problem> = pods
         .iter()
         .filter(|pod| pod.metadata.deletion_timestamp.is_none())

@@ -2,7 +2,7 @@
 
 pub(crate) mod bring;
 mod crds;
-mod diagnose;
+pub(crate) mod diagnose;
 pub(crate) mod existing;
 mod rollout;
 mod settings;
