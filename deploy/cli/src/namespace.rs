@@ -94,12 +94,6 @@ pub async fn run(cluster: &api::Options, args: &Args) -> anyhow::Result<ExitCode
             for name in namespaces {
                 add(&api, name, &mesh, !disable_sidecar_injection).await?;
             }
-            if !disable_sidecar_injection {
-                writeln!(
-                    io::stdout(),
-                    "Pods get their sidecar when they are made: kubectl -n NAMESPACE rollout restart deployment"
-                )?;
-            }
         }
         Action::Remove { namespaces, mesh } => {
             for name in namespaces {
@@ -169,10 +163,14 @@ async fn add(api: &Api<Namespace>, name: &str, mesh: &Installed, inject: bool) -
         "annotations": { INJECTION: injection },
     });
     patch(api, name, &metadata).await?;
-    writeln!(
-        io::stdout(),
-        "Namespace [{name}] successfully added to mesh [{mesh_name}]"
-    )?;
+    let mut out = io::stdout();
+    writeln!(out, "Namespace [{name}] successfully added to mesh [{mesh_name}]")?;
+    if inject {
+        writeln!(
+            out,
+            "Pods get their sidecar when they are made: kubectl -n {name} rollout restart deployment"
+        )?;
+    }
     Ok(())
 }
 

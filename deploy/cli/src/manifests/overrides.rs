@@ -52,10 +52,11 @@ const OSM: [(&str, &str); 20] = [
 ];
 
 /// Reads `--set KEY=VALUE` as a layer of values. KEY names nested values with dots, `\.` being a dot in a name. VALUE
-/// is YAML; `{a,b}` is a list, as Helm has it.
+/// is a text, a number, `true`, `false` or `null`; `{a,b}` is a list, as Helm has it, and what else begins with a
+/// bracket is YAML.
 ///
 /// # Errors
-/// When there is no `=`, a name in KEY is empty, or VALUE is not YAML.
+/// When there is no `=`, a name in KEY is empty, or VALUE begins like YAML and is not.
 pub(crate) fn parse_set(text: &str) -> anyhow::Result<Value> {
     let Some((key, value)) = text.split_once('=') else {
         bail!("--set {text} says no value; write KEY=VALUE");
@@ -82,14 +83,29 @@ pub(crate) fn parse_set(text: &str) -> anyhow::Result<Value> {
 }
 
 fn parse_value(text: &str) -> anyhow::Result<Value> {
-    if text.is_empty() {
-        return Ok(Value::String(String::new()));
-    }
     let helm_list = text.strip_prefix('{').and_then(|text| text.strip_suffix('}'));
-    Ok(match helm_list {
-        Some(items) if !items.contains(':') => serde_saphyr::from_str(&format!("[{items}]"))?,
-        _ => serde_saphyr::from_str(text)?,
+    Ok(match (helm_list, text) {
+        (Some(items), _) if !items.contains(':') => {
+            let items = items.split(',').map(str::trim).filter(|item| !item.is_empty());
+            items.map(scalar).collect()
+        }
+        _ if text.starts_with(['[', '{']) => serde_saphyr::from_str(text)?,
+        _ => scalar(text),
     })
+}
+
+/// A value as Helm reads it, to which `yes`, `on` and `1.0` are texts.
+fn scalar(text: &str) -> Value {
+    match text {
+        "true" => Value::Bool(true),
+        "false" => Value::Bool(false),
+        "null" => Value::Null,
+        "0" => Value::from(0),
+        _ if text.starts_with('0') => Value::from(text),
+        _ => text
+            .parse::<i64>()
+            .map_or_else(|_| Value::from(text), Value::from),
+    }
 }
 
 /// Lays `over` on `base`: maps are merged, `null` takes away, everything else replaces.

@@ -60,7 +60,7 @@ fn deployment(object: &mut Value, namespace: &str, values: &Values) {
         set(spec, "replicas", json!(controller.replicas));
     }
     if let Some(annotations) = object.pointer_mut("/spec/template/metadata/annotations") {
-        overrides::merge(annotations, &Value::Object(controller.pod_annotations.clone()));
+        overrides::merge(annotations, &json!(controller.pod_annotations));
     }
     if let Some(spec) = object.pointer_mut("/spec/template/spec") {
         set(spec, "nodeSelector", json!(controller.node_selector));

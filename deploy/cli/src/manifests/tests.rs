@@ -101,7 +101,7 @@ fn the_injector_cannot_hold_up_the_cluster() {
 
 #[test]
 fn set_reads_names_with_dots_and_values_of_all_types() {
-    let set = |text| overrides::parse_set(text).unwrap();
+    let set = |text: &str| overrides::parse_set(text).unwrap();
     assert_eq!(set("a.b=true"), json!({ "a": { "b": true } }));
     assert_eq!(
         set(r"a.kubernetes\.io/os=linux"),
@@ -110,7 +110,11 @@ fn set_reads_names_with_dots_and_values_of_all_types() {
     assert_eq!(set("a={1,2}"), json!({ "a": [1, 2] }));
     assert_eq!(set("a=[b, c]"), json!({ "a": ["b", "c"] }));
     assert_eq!(set("a={x: 1}"), json!({ "a": { "x": 1 } }));
-    assert_eq!(set("a=24h"), json!({ "a": "24h" }));
+    assert_eq!(set("a={b, 007}"), json!({ "a": ["b", "007"] }));
+    assert_eq!(set("a={}"), json!({ "a": [] }));
+    for text in ["24h", "y", "on", "1.5", "007"] {
+        assert_eq!(set(&format!("a={text}")), json!({ "a": text }));
+    }
     assert_eq!(set("a=x=y"), json!({ "a": "x=y" }));
     assert_eq!(set("a="), json!({ "a": "" }));
     assert_eq!(set("a=null"), json!({ "a": null }));
@@ -128,10 +132,7 @@ fn later_layers_win_and_null_takes_away() {
     ])
     .unwrap();
     assert_eq!(values.controller.replicas, 4);
-    assert_eq!(
-        Value::Object(values.controller.node_selector),
-        json!({ "disk": "ssd" })
-    );
+    assert_eq!(json!(values.controller.node_selector), json!({ "disk": "ssd" }));
 }
 
 #[test]
@@ -145,6 +146,10 @@ fn wrong_values_are_refused_by_name() {
         (
             json!({ "injector": { "timeoutSeconds": 31 } }),
             "injector.timeoutSeconds",
+        ),
+        (
+            json!({ "controller": { "podAnnotations": { "a": true } } }),
+            "boolean",
         ),
         (json!("text"), "not a map"),
     ];

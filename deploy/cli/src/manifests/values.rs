@@ -1,5 +1,7 @@
 //! The values of an installation: `deploy/chart/values.yaml`, and what a user sets over it.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -64,7 +66,7 @@ pub struct Controller {
     /// Requests and limits.
     pub resources: Map<String, Value>,
     /// Labels of nodes.
-    pub node_selector: Map<String, Value>,
+    pub node_selector: BTreeMap<String, String>,
     /// Taints of nodes.
     pub tolerations: Vec<Value>,
     /// Affinities.
@@ -72,7 +74,7 @@ pub struct Controller {
     /// Priority class; empty: none.
     pub priority_class_name: String,
     /// Annotations of the pods.
-    pub pod_annotations: Map<String, Value>,
+    pub pod_annotations: BTreeMap<String, String>,
 }
 
 /// How log lines look.

@@ -100,10 +100,12 @@ pub async fn run(cluster: &api::Options, args: &Args) -> anyhow::Result<ExitCode
     if !args.no_wait {
         removal.wait(deadline).await?;
     }
-    match none {
-        true => writeln!(io::stdout(), "nothing of the mesh was in namespace {namespace}")?,
-        false => writeln!(io::stdout(), "the mesh is uninstalled")?,
-    }
+    let end = match (none, args.no_wait) {
+        (true, _) => format!("nothing of the mesh was in namespace {namespace}"),
+        (false, true) => "the mesh is being removed".to_owned(),
+        (false, false) => "the mesh is uninstalled".to_owned(),
+    };
+    writeln!(io::stdout(), "{end}")?;
     Ok(ExitCode::SUCCESS)
 }
 
