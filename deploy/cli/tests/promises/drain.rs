@@ -26,7 +26,13 @@ const LONGER: Duration = Duration::from_secs(3);
 const WEB: &str = "{name: http-web, port: 8080}";
 
 pub(crate) fn tests(tests: &mut Tests<'_>) {
-    tests.add("drain::a_rolling_update_under_load_fails_no_request", rolling);
+    tests.add("drain::a_rolling_update_under_load_fails_no_request", |world| {
+        rolling(world, "drain-rolling", GRACEFUL)
+    });
+    tests.add(
+        "drain::a_rolling_update_of_what_ends_at_once_fails_no_request",
+        |world| rolling(world, "drain-at-once", AT_ONCE),
+    );
     tests.add("drain::a_deleted_pod_under_load_fails_no_request", deleted);
     for (pod, whose) in [("server", "server_s"), ("client", "client_s")] {
         tests.add(
@@ -37,11 +43,16 @@ pub(crate) fn tests(tests: &mut Tests<'_>) {
     tests.add("drain::a_job_with_a_sidecar_completes", job);
 }
 
-/// Replicas of a server that is a program of its own, as a person would deploy it. Told to end it serves a moment
-/// longer, as Kubernetes asks of applications: requests are on their way by who has not heard of it yet.
-fn deployment(version: &str) -> String {
+/// Serves a moment longer when told to end, as Kubernetes asks of applications: requests are on their way by who has
+/// not heard of it yet.
+const GRACEFUL: &str = "sleep 2; kill $server";
+/// As most applications end.
+const AT_ONCE: &str = "kill -9 $server";
+
+/// Replicas of a server that is a program of its own, as a person would deploy it, and ends so.
+fn deployment(version: &str, end: &str) -> String {
     let serve = format!("setsid /weir-bookstore bookstore --identity={version} --port=8080 & server=$!");
-    let command = format!("{serve}; trap 'sleep 2; kill $server' TERM; wait; wait");
+    let command = format!("{serve}; trap '{end}' TERM; wait; wait");
     format!(
         "---
 apiVersion: v1
@@ -73,14 +84,14 @@ fn is_store(scene: &str) -> impl Fn(&&PodStatus) -> bool {
 }
 
 /// A client, and a Deployment that it asks without a pause.
-async fn stage(world: &Arc<World>, namespace: &str) -> anyhow::Result<(Scene, Load)> {
+async fn stage(world: &Arc<World>, namespace: &str, end: &str) -> anyhow::Result<(Scene, Load)> {
     let parts = [
         member("client"),
         service("store", WEB),
         allow_http("store", &["client"]),
     ];
     let scene = Scene::open(Arc::clone(world), namespace, &parts).await?;
-    scene.apply("store", &[deployment("first")])?;
+    scene.apply("store", &[deployment("first", end)])?;
     let two = |pods: &[PodStatus]| {
         pods.iter()
             .filter(is_store(namespace))
@@ -97,9 +108,8 @@ async fn stage(world: &Arc<World>, namespace: &str) -> anyhow::Result<(Scene, Lo
     Ok((scene, load))
 }
 
-async fn rolling(world: Arc<World>) -> Outcome {
-    let namespace = "drain-rolling";
-    let (scene, mut load) = stage(&world, namespace).await?;
+async fn rolling(world: Arc<World>, namespace: &str, end: &str) -> Outcome {
+    let (scene, mut load) = stage(&world, namespace, end).await?;
     let to = scene.service("store", 8080)?;
     load.more(50).await?;
     for version in ["second", "third"] {
@@ -111,7 +121,7 @@ async fn rolling(world: Arc<World>) -> Outcome {
                 .map(|pod| pod.uid.clone())
                 .collect()
         };
-        scene.apply("store", &[deployment(version)])?;
+        scene.apply("store", &[deployment(version, end)])?;
         let replaced = |pods: &[PodStatus]| {
             let stores: Vec<_> = pods.iter().filter(is_store(namespace)).collect();
             stores.len() == 2 && stores.iter().all(|pod| pod.ready() && !old.contains(&pod.uid))
@@ -132,7 +142,7 @@ async fn rolling(world: Arc<World>) -> Outcome {
 
 async fn deleted(world: Arc<World>) -> Outcome {
     let namespace = "drain-deleted";
-    let (scene, mut load) = stage(&world, namespace).await?;
+    let (scene, mut load) = stage(&world, namespace, AT_ONCE).await?;
     for _ in 0..3 {
         load.more(50).await?;
         let victim = world.mesh().testbed().find(&scene.pod("store"))?;
