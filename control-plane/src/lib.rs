@@ -1,6 +1,6 @@
 //! The Weir control plane. This page is the map: the life of a change.
 //!
-//! An `endpoints` provider watches its source (a directory of manifests) and the objects are parsed and
+//! An `endpoints` provider watches its source (an API server, or directories of manifests) and the objects are read and
 //! checked by `spec` → the [`catalog`] joins them into one immutable snapshot, a pure function of the objects →
 //! `xds` turns what has subscribers into resources and sends those whose version changed. Beside that path:
 //! `certificates` signs the proxies' keys and owns the trust bundle, `injector` adds the sidecar to pods,

@@ -6,7 +6,8 @@ use anyhow::Context as _;
 use parking_lot::Mutex;
 use tracing::{info, warn};
 use tracing_subscriber::{
-    EnvFilter, Layer as _, Registry, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
+    EnvFilter, Layer as _, Registry, filter::ParseError, layer::SubscriberExt as _, reload,
+    util::SubscriberInitExt as _,
 };
 
 use crate::config::LogFormat;
@@ -26,7 +27,7 @@ impl Logging {
     /// # Errors
     /// When the directives are not understood, or logging has started already.
     pub fn start(directives: &str, format: LogFormat) -> anyhow::Result<Self> {
-        let filter = EnvFilter::try_new(directives)
+        let filter = filter(directives)
             .with_context(|| format!("--log-level {directives:?} is neither a level nor directives"))?;
         let (filter, handle) = reload::Layer::new(filter);
         let lines = tracing_subscriber::fmt::layer()
@@ -55,7 +56,7 @@ impl Logging {
         }
         *followed = osm_level.map(str::to_owned);
         let directives = osm_level.and_then(directives).unwrap_or(&self.directives);
-        let changed = EnvFilter::try_new(directives)
+        let changed = filter(directives)
             .map_err(|error| error.to_string())
             .and_then(|filter| self.handle.reload(filter).map_err(|error| error.to_string()));
         match changed {
@@ -63,6 +64,12 @@ impl Logging {
             Err(error) => warn!(%error, "what is logged stays as it is"),
         }
     }
+}
+
+/// What is logged. Every failed request would be an error of the client's; whoever asked says it once, and with what
+/// follows from it. Directives that name the client come later and count.
+fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
+    EnvFilter::try_new(format!("kube_client=off,kube_runtime=off,{directives}"))
 }
 
 /// The level of a name of OSM's.
@@ -87,7 +94,7 @@ mod tests {
         for level in [
             "trace", "debug", "info", "warn", "error", "fatal", "panic", "disabled",
         ] {
-            assert!(EnvFilter::try_new(directives(level).unwrap()).is_ok());
+            assert!(filter(directives(level).unwrap()).is_ok());
         }
         assert_eq!(directives("loud"), None);
     }

@@ -89,8 +89,9 @@ impl Kubernetes {
         let (publish, objects) = latest::channel(Arc::new(Objects::default()));
         let (tell_synced, synced) = latest::channel(false);
         let (changes, incoming) = mpsc::channel(WAITING);
+        let outage = Arc::default();
         for kind in &KINDS {
-            let contact = Contact::new(kind);
+            let contact = Contact::new(kind, &outage);
             options.metrics.watching(contact.clone());
             let watch = Watch::new(&client, contact, &options.namespace, changes.clone());
             tokio::spawn(stop.clone().run_until_cancelled_owned(watch.run()));

@@ -29,7 +29,7 @@ const ABSENT: Duration = Duration::from_secs(3);
 /// definitions yet.
 const GONE_FOR_GOOD: u32 = 5;
 const SHORTEST_BACKOFF: Duration = Duration::from_millis(250);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 /// Whoever has not failed for so long begins anew with the shortest.
 const FORGIVEN: Duration = Duration::from_secs(60);
 
@@ -115,14 +115,14 @@ impl Watch {
                         return self.wait_for_definition().await;
                     }
                     self.contact.lost(&Chain(&error));
-                    sleep(self.backoff.next(Instant::now())).await;
+                    self.contact.outage.pause(self.backoff.next(Instant::now())).await;
                     continue;
                 }
                 Ok(None) => return Over::Anew,
                 Err(_) => {
                     self.contact
                         .lost(&format_args!("the list stood still for {} s", STALLED.as_secs()));
-                    sleep(self.backoff.next(Instant::now())).await;
+                    self.contact.outage.pause(self.backoff.next(Instant::now())).await;
                     return Over::Anew;
                 }
             };
