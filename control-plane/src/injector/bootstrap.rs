@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     Settings, TOKEN_PATH,
-    probes::{HttpProbe, ProbeListener, ProbeListeners},
+    probes::{self, HttpProbe, ProbeListener, ProbeListeners},
 };
 
 const XDS_CLUSTER: &str = "xds";
@@ -19,7 +19,10 @@ const TLS_INSPECTOR: &str =
 const UPSTREAM_TLS: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
 
 /// The bootstrap as one line of JSON (which is YAML too), safe against Kubernetes' `$(VAR)` expansion.
-pub(super) fn render(settings: &Settings, namespace: &str, account: &str, probes: ProbeListeners) -> String {
+pub(super) fn render(settings: &Settings, namespace: &str, account: &str, probes: &ProbeListeners) -> String {
+    let all: Vec<_> = std::iter::once(control_plane(settings))
+        .chain(clusters(probes))
+        .collect();
     let bootstrap = json!({
         "node": {
             "cluster": format!("{account}.{namespace}"),
@@ -36,15 +39,51 @@ pub(super) fn render(settings: &Settings, namespace: &str, account: &str, probes
             "cds_config": { "ads": {}, "resource_api_version": "V3" },
         },
         "static_resources": {
-            "listeners": probes.listeners.iter().map(listener).collect::<Vec<_>>(),
-            "clusters": clusters(settings, &probes),
+            "listeners": listeners(probes),
+            "clusters": all,
             "secrets": [{
                 "name": "trust-bundle",
                 "validation_context": { "trusted_ca": { "inline_string": settings.trust_bundle } },
             }],
         },
     });
-    bootstrap.to_string().replace("$(", "$$(")
+    escaped(&bootstrap)
+}
+
+/// The listeners of a bootstrap that [`render`] wrote; `None`: it did not.
+pub(super) fn read_probes(bootstrap: &str) -> Option<ProbeListeners> {
+    ProbeListeners::read(&unescaped(bootstrap)?)
+}
+
+/// The same bootstrap with these listeners in place of its own.
+pub(super) fn with_probes(bootstrap: &str, probes: &ProbeListeners) -> Option<String> {
+    let mut bootstrap = unescaped(bootstrap)?;
+    let statics = bootstrap.get_mut("static_resources")?.as_object_mut()?;
+    let kept = statics.get("clusters")?.as_array()?.iter();
+    let kept = kept.filter(|cluster| {
+        let name = cluster.get("name").and_then(Value::as_str);
+        !name.is_some_and(|name| name.starts_with(probes::CLUSTER))
+    });
+    let all: Vec<_> = kept.cloned().chain(clusters(probes)).collect();
+    statics.insert("clusters".to_owned(), all.into());
+    statics.insert("listeners".to_owned(), listeners(probes).into());
+    Some(escaped(&bootstrap))
+}
+
+/// Kubernetes takes `$(NAME)` for a variable and `$$` for a `$`.
+fn escaped(bootstrap: &Value) -> String {
+    bootstrap.to_string().replace('$', "$$")
+}
+
+fn unescaped(bootstrap: &str) -> Option<Value> {
+    serde_json::from_str(&bootstrap.replace("$$", "$")).ok()
+}
+
+fn listeners(probes: &ProbeListeners) -> Vec<Value> {
+    probes
+        .iter()
+        .map(|(port, probes)| listener(port, probes))
+        .collect()
 }
 
 fn address(ip: &str, port: u16) -> Value {
@@ -56,14 +95,15 @@ fn any_address(port: u16) -> Value {
     json!({ "socket_address": { "address": "::", "port_value": port, "ipv4_compat": true } })
 }
 
-fn clusters(settings: &Settings, probes: &ProbeListeners) -> Vec<Value> {
-    let mut ports: Vec<u16> = probes.listeners.iter().flat_map(ProbeListener::ports).collect();
+/// The probed ports of the application.
+fn clusters(probes: &ProbeListeners) -> Vec<Value> {
+    let mut ports: Vec<u16> = probes.iter().flat_map(|(_, listener)| listener.ports()).collect();
     ports.sort_unstable();
     ports.dedup();
     let probed = ports
         .into_iter()
         .map(|port| cluster(&probe_cluster(port), "STATIC", "127.0.0.1", port));
-    std::iter::once(control_plane(settings)).chain(probed).collect()
+    probed.collect()
 }
 
 fn cluster(name: &str, kind: &str, host: &str, port: u16) -> Value {
@@ -108,22 +148,13 @@ fn control_plane(settings: &Settings) -> Value {
 }
 
 fn probe_cluster(port: u16) -> String {
-    format!("probe|{port}")
-}
-
-impl ProbeListener {
-    fn ports(&self) -> impl Iterator<Item = u16> {
-        self.http
-            .iter()
-            .map(|probe| probe.port)
-            .chain(self.https)
-            .chain(self.grpc)
-    }
+    format!("{}{port}", probes::CLUSTER)
 }
 
 /// TLS goes to the HTTPS probe's port untouched; what is not TLS is routed by path.
-fn listener(probe: &ProbeListener) -> Value {
-    let name = probe.kind.name();
+fn listener(port: u16, probe: &ProbeListener) -> Value {
+    let name = probes::name(port);
+    let stat_prefix = name.replace('-', "_");
     let mut routes: Vec<Value> = probe.http.iter().map(http_route).collect();
     routes.extend(probe.grpc.map(|port| {
         json!({
@@ -135,17 +166,17 @@ fn listener(probe: &ProbeListener) -> Value {
         "name": "envoy.filters.network.http_connection_manager",
         "typed_config": {
             "@type": HCM,
-            "stat_prefix": format!("{name}_probe"),
+            "stat_prefix": stat_prefix,
             "route_config": {
-                "name": format!("{name}-probe"),
+                "name": name,
                 "virtual_hosts": [{ "name": "probes", "domains": ["*"], "routes": routes }],
             },
             "http_filters": [{ "name": "envoy.filters.http.router", "typed_config": { "@type": ROUTER } }],
         },
     });
     let mut listener = json!({
-        "name": format!("{name}-probe"),
-        "address": any_address(probe.kind.port()),
+        "name": name,
+        "address": any_address(port),
         "default_filter_chain": { "name": "http", "filters": [http] },
     });
     if let Some(port) = probe.https {
@@ -157,7 +188,7 @@ fn listener(probe: &ProbeListener) -> Value {
                 "name": "envoy.filters.network.tcp_proxy",
                 "typed_config": {
                     "@type": TCP_PROXY,
-                    "stat_prefix": format!("{name}_probe"),
+                    "stat_prefix": stat_prefix,
                     "cluster": probe_cluster(port),
                 },
             }],

@@ -3,7 +3,7 @@
 use k8s_openapi::{
     api::core::v1::{
         Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector,
-        Probe, SeccompProfile, SecurityContext, VolumeMount,
+        Probe, ResourceRequirements, SeccompProfile, SecurityContext, VolumeMount,
     },
     apimachinery::pkg::util::intstr::IntOrString,
 };
@@ -13,6 +13,10 @@ use crate::spec::{Owner, PROXY_CONTAINER};
 
 /// Port of the sidecar's health helper.
 pub(super) const HEALTH_PORT: i32 = 15904;
+/// Every port that the sidecar listens on.
+pub(super) const PORTS: [i32; 8] = [15000, 15001, 15003, 15010, 15901, 15902, 15903, HEALTH_PORT];
+/// The flag that the bootstrap follows.
+pub(super) const BOOTSTRAP: &str = "--config-yaml";
 
 /// The init container that redirects the pod's traffic, and needs NET_ADMIN for it.
 pub(super) fn init(settings: &Settings, exclusions: &Exclusions) -> Container {
@@ -47,14 +51,33 @@ pub(super) fn init(settings: &Settings, exclusions: &Exclusions) -> Container {
     }
 }
 
+/// What the sidecar of one pod has of its own.
+pub(super) struct Sidecar {
+    pub(super) log_level: String,
+    pub(super) owner: Owner,
+    pub(super) bootstrap: String,
+    pub(super) resources: Option<ResourceRequirements>,
+    /// Port and path of the application's metrics, which it shows with its own.
+    pub(super) merged: Option<String>,
+    pub(super) native: bool,
+}
+
+impl Sidecar {
+    fn arguments(&self) -> Vec<String> {
+        let mut arguments = vec![
+            "--service-node=$(POD_UID)".to_owned(),
+            format!("--log-level={}", self.log_level),
+        ];
+        // The path is the user's: a `$` in it is no variable.
+        let merged = self.merged.iter().map(|merged| merged.replace('$', "$$"));
+        arguments.extend(merged.map(|merged| format!("--merge-metrics={merged}")));
+        arguments.extend([BOOTSTRAP.to_owned(), self.bootstrap.clone()]);
+        arguments
+    }
+}
+
 /// The sidecar: no root, no capabilities, nothing to write to.
-pub(super) fn proxy(
-    settings: &Settings,
-    log_level: &str,
-    owner: &Owner,
-    bootstrap: String,
-    native: bool,
-) -> Container {
+pub(super) fn proxy(settings: &Settings, sidecar: Sidecar) -> Container {
     let security = SecurityContext {
         allow_privilege_escalation: Some(false),
         capabilities: Some(Capabilities {
@@ -75,20 +98,15 @@ pub(super) fn proxy(
         name: PROXY_CONTAINER.to_owned(),
         image: Some(settings.proxy_image.clone()),
         image_pull_policy: Some(settings.image_pull_policy.clone()),
-        args: Some(vec![
-            "--service-node=$(POD_UID)".to_owned(),
-            format!("--log-level={log_level}"),
-            "--config-yaml".to_owned(),
-            bootstrap,
-        ]),
-        env: Some(environment(owner)),
+        args: Some(sidecar.arguments()),
+        env: Some(environment(&sidecar.owner)),
         ports: Some(vec![ContainerPort {
             name: Some("weir-metrics".to_owned()),
             container_port: 15010,
             ..Default::default()
         }]),
-        resources: settings.resources.clone(),
-        restart_policy: native.then(|| "Always".to_owned()),
+        resources: sidecar.resources,
+        restart_policy: sidecar.native.then(|| "Always".to_owned()),
         security_context: Some(security),
         startup_probe: Some(started()),
         volume_mounts: Some(vec![VolumeMount {

@@ -8,21 +8,20 @@ mod bootstrap;
 mod containers;
 mod decision;
 mod exclusions;
+mod metrics;
 mod probes;
+mod resources;
 mod settings;
 mod webhook;
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::{
-    api::core::v1::{
-        Container, Pod, PodSpec, ProjectedVolumeSource, ServiceAccountTokenProjection, Volume,
-        VolumeProjection,
-    },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+use k8s_openapi::api::core::v1::{
+    Container, Pod, PodSpec, ProjectedVolumeSource, ServiceAccountTokenProjection, Volume, VolumeProjection,
 };
 
-use crate::spec::{LOG_LEVELS, Owner, has_sidecar};
+use self::probes::ProbeListeners;
+use crate::spec::{LOG_LEVELS, Owner, PROXY_CONTAINER, has_sidecar};
 
 pub use decision::{Decision, NamespaceMeta, decide};
 pub use exclusions::Exclusions;
@@ -40,7 +39,6 @@ pub const PROXY_UID: i64 = 1500;
 
 const TOKEN_VOLUME: &str = "weir-token";
 const TOKEN_DIRECTORY: &str = "/var/run/secrets/weir";
-const ANNOTATION_METRICS: &str = "openservicemesh.io/metrics";
 const ANNOTATION_NATIVE: &str = "openservicemesh.io/native-sidecar";
 const ANNOTATION_LOG_LEVEL: &str = "openservicemesh.io/log-level";
 const ANNOTATION_STATUS: &str = "openservicemesh.io/sidecar-status";
@@ -58,6 +56,20 @@ pub enum InjectError {
         /// What it should have been.
         wanted: &'static str,
     },
+    /// The sidecar would ask for more than it may have.
+    #[error(
+        "annotation {annotation}: the sidecar's request of {request} {resource} is above its limit of {limit}; raise the limit, or lower the request"
+    )]
+    Resources {
+        /// The annotation that brings it about.
+        annotation: String,
+        /// `cpu` or `memory`.
+        resource: String,
+        /// What is asked for.
+        request: String,
+        /// What it may have.
+        limit: String,
+    },
     /// A probe cannot be kept working through the sidecar.
     #[error("container {container:?}, {probe}: {problem}")]
     Probe {
@@ -73,50 +85,115 @@ pub enum InjectError {
         "a container named {0:?} is there already; rename it, or annotate the pod openservicemesh.io/sidecar-injection: disabled"
     )]
     NameTaken(&'static str),
+    /// A port of the application that the sidecar listens on.
+    #[error(
+        "container {container:?}: port {port} is the sidecar's; let the application listen on another, or annotate the pod openservicemesh.io/sidecar-injection: disabled"
+    )]
+    PortTaken {
+        /// The container.
+        container: String,
+        /// The port.
+        port: i32,
+    },
+    /// The pod runs on Windows.
+    #[error(
+        "there is no sidecar for Windows; annotate the pod openservicemesh.io/sidecar-injection: disabled"
+    )]
+    Windows,
     /// The pod has no specification.
     #[error("the pod has no spec")]
     NoSpec,
 }
 
-/// Adds the init container and the sidecar where [`decide`] says so; gives the pod back unchanged where not, or
-/// where it was injected before.
+/// Adds the init container and the sidecar where [`decide`] says so, and gives the pod back unchanged where not.
+///
+/// A pod that was injected before stays as it is, but for probes that were added since: they are pointed at the sidecar
+/// too.
 ///
 /// # Errors
-/// When an annotation or a probe cannot be understood.
+/// When an annotation or a probe cannot be understood, or the pod uses what the sidecar needs.
 pub fn inject(mut pod: Pod, namespace: &NamespaceMeta, settings: &Settings) -> Result<Pod, InjectError> {
-    if decide(&pod, namespace, settings)? != Decision::Inject || has_sidecar(&pod) {
+    if decide(&pod, namespace, settings)? != Decision::Inject {
         return Ok(pod);
+    }
+    if has_sidecar(&pod) {
+        return again(pod);
     }
     let annotations = pod.metadata.annotations.clone().unwrap_or_default();
     let exclusions = settings.exclusions.with_annotations(&annotations)?;
     let native = native_layout(&annotations, settings)?;
     let log_level = log_level(&annotations, settings)?;
+    let resources = resources::with_annotations(settings.resources.as_ref(), &annotations)?;
     let owner = Owner::of(&pod.metadata);
     let account = service_account(&pod);
     let spec = pod.spec.as_mut().ok_or(InjectError::NoSpec)?;
-    refuse_taken_names(spec)?;
+    refuse_what_is_taken(spec)?;
 
-    let listeners = probes::rewrite(&mut spec.containers)?;
-    let bootstrap = bootstrap::render(settings, &namespace.name, &account, listeners);
-    let proxy = containers::proxy(settings, &log_level, &owner, bootstrap, native);
-    place(spec, containers::init(settings, &exclusions), proxy, native);
+    let mut listeners = ProbeListeners::default();
+    probes::rewrite(spec, &mut listeners, native)?;
+    let annotations = pod.metadata.annotations.get_or_insert_default();
+    let merged = metrics::redirect(annotations, namespace, spec, &exclusions);
+    annotations.insert(ANNOTATION_STATUS.to_owned(), "injected".to_owned());
+    let sidecar = containers::Sidecar {
+        log_level,
+        owner,
+        bootstrap: bootstrap::render(settings, &namespace.name, &account, &listeners),
+        resources,
+        merged,
+        native,
+    };
+    let init = containers::init(settings, &exclusions);
+    place(spec, init, containers::proxy(settings, sidecar), native);
     spec.volumes.get_or_insert_default().push(token_volume());
-    mark(&mut pod.metadata, namespace);
     Ok(pod)
 }
 
-fn refuse_taken_names(spec: &PodSpec) -> Result<(), InjectError> {
-    let taken = |name: &str| {
-        let init = spec.init_containers.iter().flatten();
-        spec.containers
-            .iter()
-            .chain(init)
-            .any(|container| container.name == name)
+/// Another webhook may have added containers since: their probes are pointed at the sidecar, and nothing else changes.
+fn again(mut pod: Pod) -> Result<Pod, InjectError> {
+    let spec = pod.spec.as_mut().ok_or(InjectError::NoSpec)?;
+    let native = spec.containers.iter().all(|it| it.name != PROXY_CONTAINER);
+    let known = bootstrap_of(spec).and_then(|bootstrap| bootstrap::read_probes(bootstrap));
+    // A sidecar that somebody else made is none of the injector's business.
+    let Some(known) = known else {
+        return Ok(pod);
     };
-    match taken(INIT_CONTAINER) {
-        true => Err(InjectError::NameTaken(INIT_CONTAINER)),
-        false => Ok(()),
+    let mut listeners = known.clone();
+    probes::rewrite(spec, &mut listeners, native)?;
+    if listeners != known
+        && let Some(bootstrap) = bootstrap_of(spec)
+        && let Some(new) = bootstrap::with_probes(bootstrap, &listeners)
+    {
+        *bootstrap = new;
     }
+    Ok(pod)
+}
+
+fn bootstrap_of(spec: &mut PodSpec) -> Option<&mut String> {
+    let inits = spec.init_containers.iter_mut().flatten();
+    let mut all = spec.containers.iter_mut().chain(inits);
+    let arguments = all.find(|it| it.name == PROXY_CONTAINER)?.args.as_mut()?;
+    let flag = arguments.iter().position(|it| it == containers::BOOTSTRAP)?;
+    arguments.get_mut(flag + 1)
+}
+
+fn refuse_what_is_taken(spec: &PodSpec) -> Result<(), InjectError> {
+    if spec.os.as_ref().is_some_and(|os| os.name == "windows") {
+        return Err(InjectError::Windows);
+    }
+    let init = spec.init_containers.iter().flatten();
+    for container in spec.containers.iter().chain(init) {
+        if container.name == INIT_CONTAINER {
+            return Err(InjectError::NameTaken(INIT_CONTAINER));
+        }
+        let mut ports = container.ports.iter().flatten().map(|port| port.container_port);
+        if let Some(port) = ports.find(|port| containers::PORTS.contains(port)) {
+            return Err(InjectError::PortTaken {
+                container: container.name.clone(),
+                port,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// A native sidecar comes right after the redirect, so that the pod's own init containers and its application
@@ -149,25 +226,6 @@ fn token_volume() -> Volume {
             default_mode: Some(0o444),
         }),
         ..Default::default()
-    }
-}
-
-fn mark(metadata: &mut ObjectMeta, namespace: &NamespaceMeta) {
-    let annotations = metadata.annotations.get_or_insert_default();
-    annotations.insert(ANNOTATION_STATUS.to_owned(), "injected".to_owned());
-    let scraped = namespace
-        .annotations
-        .get(ANNOTATION_METRICS)
-        .is_some_and(|value| enabled(value));
-    // An application that is scraped already keeps its own annotations.
-    if scraped && !annotations.contains_key("prometheus.io/scrape") {
-        for (key, value) in [
-            ("scrape", "true"),
-            ("port", "15010"),
-            ("path", "/stats/prometheus"),
-        ] {
-            annotations.insert(format!("prometheus.io/{key}"), value.to_owned());
-        }
     }
 }
 
@@ -218,5 +276,7 @@ fn service_account(pod: &Pod) -> String {
         .unwrap_or_else(|| "default".to_owned())
 }
 
+#[cfg(test)]
+mod golden;
 #[cfg(test)]
 mod tests;

@@ -1,3 +1,4 @@
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 
 use super::*;
@@ -44,7 +45,7 @@ fn bootstrap(pod: &Pod) -> Value {
     let mut all = spec.init_containers.iter().flatten().chain(&spec.containers);
     let proxy = all.find(|container| container.name == PROXY_CONTAINER).unwrap();
     let text = proxy.args.as_ref().unwrap().last().unwrap();
-    serde_json::from_str(&text.replace("$$(", "$(")).unwrap()
+    serde_json::from_str(&text.replace("$$", "$")).unwrap()
 }
 
 #[test]
@@ -191,6 +192,9 @@ fn a_wrong_annotation_is_refused_by_name() {
         ("inbound-port-exclusion-list", "0"),
         ("outbound-ip-range-inclusion-list", "10.0.0.0/64"),
         ("log-level", "loud"),
+        ("native-sidecar", "perhaps"),
+        ("sidecar-cpu-limit", "lots"),
+        ("sidecar-memory-request", "-1"),
     ] {
         let annotations = json!({ format!("openservicemesh.io/{name}"): value });
         let refused = inject(pod(annotations, json!({})), &namespace(), &Settings::default());
@@ -268,15 +272,141 @@ fn a_probe_of_an_unknown_port_name_is_refused() {
     );
 }
 
+fn merged(pod: &Pod) -> Option<String> {
+    let spec = pod.spec.as_ref().unwrap();
+    let arguments = spec.init_containers.as_ref().unwrap()[1].args.as_ref().unwrap();
+    arguments
+        .iter()
+        .find_map(|it| it.strip_prefix("--merge-metrics="))
+        .map(str::to_owned)
+}
+
 #[test]
-fn an_application_that_is_scraped_already_stays_so() {
-    let own = injected(
-        json!({ "prometheus.io/scrape": "true", "prometheus.io/port": "9100" }),
-        json!({}),
+fn an_application_that_is_scraped_is_scraped_through_the_sidecar() {
+    let scrape = |more: Value| {
+        let mut all = json!({ "prometheus.io/scrape": "true" });
+        all.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        let pod = injected(all, json!({}));
+        let port = pod
+            .metadata
+            .annotations
+            .as_ref()
+            .unwrap()
+            .get("prometheus.io/port")
+            .cloned();
+        (merged(&pod), port)
+    };
+    let through = |what: &str| (Some(what.to_owned()), Some("15010".to_owned()));
+    assert_eq!(
+        scrape(json!({ "prometheus.io/port": "9100" })),
+        through("9100/metrics")
     );
-    assert_eq!(own.metadata.annotations.unwrap()["prometheus.io/port"], "9100");
-    let ours = injected(json!({}), json!({}));
-    assert_eq!(ours.metadata.annotations.unwrap()["prometheus.io/port"], "15010");
+    assert_eq!(
+        scrape(json!({ "prometheus.io/port": "9100", "prometheus.io/path": "a?b=$(c)" })),
+        through("9100/a?b=$$(c)")
+    );
+    assert_eq!(scrape(json!({})), through("8080/metrics"));
+    // Prometheus goes on asking the application where the sidecar could not, or does not see it.
+    let stays = (None, Some("9100".to_owned()));
+    for (name, value) in [
+        ("prometheus.io/scheme", "https"),
+        ("prometheus.io/path", "/with a space"),
+        ("openservicemesh.io/inbound-port-exclusion-list", "9100"),
+    ] {
+        assert_eq!(
+            scrape(json!({ "prometheus.io/port": "9100", name: value })),
+            stays,
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn only_who_wants_metrics_is_scraped() {
+    let port = |annotations: Value, namespace: &NamespaceMeta| {
+        let pod = inject(pod(annotations, json!({})), namespace, &Settings::default()).unwrap();
+        pod.metadata
+            .annotations
+            .unwrap()
+            .get("prometheus.io/port")
+            .cloned()
+    };
+    let mut quiet = namespace();
+    quiet.annotations.remove("openservicemesh.io/metrics");
+    assert_eq!(port(json!({}), &namespace()).as_deref(), Some("15010"));
+    assert_eq!(port(json!({}), &quiet), None);
+    assert_eq!(
+        port(json!({ "prometheus.io/scrape": "true" }), &quiet).as_deref(),
+        Some("15010")
+    );
+    assert_eq!(
+        port(json!({ "prometheus.io/scrape": "false" }), &namespace()),
+        None
+    );
+}
+
+#[test]
+fn a_container_added_since_gets_its_probes_through_the_sidecar() {
+    let probe = json!({ "httpGet": { "port": 8080, "path": "/$(a)$$b" } });
+    let mut pod = injected(json!({}), json!({ "livenessProbe": probe }));
+    let before = bootstrap(&pod);
+    let added = json!({ "name": "added", "livenessProbe": { "httpGet": { "port": 9000, "path": "/up" } } });
+    let spec = pod.spec.as_mut().unwrap();
+    spec.containers.push(serde_json::from_value(added).unwrap());
+    let again = inject(pod, &namespace(), &Settings::default()).unwrap();
+    let after = bootstrap(&again);
+    let routes = "/static_resources/listeners/0/default_filter_chain/filters/0/typed_config/route_config/virtual_hosts/0/routes";
+    let routes = after.pointer(routes).unwrap().as_array().unwrap();
+    assert_eq!(routes[0]["route"]["prefix_rewrite"], "/$(a)$$b");
+    assert_eq!(
+        routes[1]["route"],
+        json!({ "cluster": "probe|9000", "prefix_rewrite": "/up", "timeout": "1s" })
+    );
+    let clusters = |bootstrap: &Value| {
+        bootstrap["static_resources"]["clusters"]
+            .as_array()
+            .unwrap()
+            .len()
+    };
+    assert_eq!((clusters(&before), clusters(&after)), (2, 3));
+    assert_eq!(
+        inject(again.clone(), &namespace(), &Settings::default()),
+        Ok(again)
+    );
+}
+
+#[test]
+fn a_sidecar_of_somebody_else_is_left_alone() {
+    let mut pod = pod(
+        json!({}),
+        json!({ "livenessProbe": { "httpGet": { "port": 8080 } } }),
+    );
+    let other = json!({ "name": PROXY_CONTAINER, "args": ["--config-yaml", "{}"] });
+    pod.spec
+        .as_mut()
+        .unwrap()
+        .containers
+        .push(serde_json::from_value(other).unwrap());
+    assert_eq!(inject(pod.clone(), &namespace(), &Settings::default()), Ok(pod));
+}
+
+#[test]
+fn what_the_sidecar_needs_is_refused_to_others() {
+    let refused = |change: fn(&mut PodSpec)| {
+        let mut pod = pod(json!({}), json!({}));
+        change(pod.spec.as_mut().unwrap());
+        inject(pod, &namespace(), &Settings::default())
+            .unwrap_err()
+            .to_string()
+    };
+    let name = refused(|spec| spec.containers[0].name = INIT_CONTAINER.to_owned());
+    assert!(name.contains("weir-init"), "{name}");
+    let port = refused(|spec| spec.containers[0].ports.as_mut().unwrap()[0].container_port = 15003);
+    assert!(port.contains("15003") && port.contains("app"), "{port}");
+    let windows = refused(|spec| spec.os = serde_json::from_value(json!({ "name": "windows" })).unwrap());
+    assert!(windows.contains("Windows"), "{windows}");
 }
 
 #[test]
