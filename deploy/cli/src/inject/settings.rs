@@ -3,6 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use anyhow::{Context, bail};
+use clap::ArgGroup;
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Secret};
 use kube::{
     Api, Client,
@@ -23,12 +24,13 @@ use crate::{
 const NATIVE: u32 = 29;
 
 #[derive(clap::Args, Clone, Debug)]
+#[command(group = ArgGroup::new("source").required(true))]
 pub(super) struct SettingsArgs {
     /// Read everything below from the mesh in the cluster.
-    #[arg(long, conflicts_with_all = ["trust_bundle", "mesh_name", "trust_domain", "proxy_image", "init_image", "mesh_config", "classic"])]
+    #[arg(long, group = "source", conflicts_with_all = ["mesh_name", "trust_domain", "proxy_image", "init_image", "mesh_config", "classic"])]
     from_cluster: bool,
     /// The mesh's root certificates, PEM: the ca.crt of Secret weir-ca-bundle.
-    #[arg(long, value_name = "FILE", required_unless_present = "from_cluster")]
+    #[arg(long, value_name = "FILE", group = "source")]
     trust_bundle: Option<PathBuf>,
     /// A file with the mesh's MeshConfig.
     #[arg(long, value_name = "FILE")]

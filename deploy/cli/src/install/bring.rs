@@ -63,13 +63,10 @@ pub(crate) async fn bring(client: &Client, found: &[Installed], request: &Reques
         let outcome = match object.types.as_ref().map(|types| types.kind.as_str()) {
             Some("Namespace") if !ours => continue,
             Some("MeshConfig") => mesh_config(client, &object, &request.layer, dry_run).await?,
-            Some("Deployment") => {
-                object
-                    .annotations_mut()
-                    .insert(VALUES_ANNOTATION.to_owned(), layer.to_string());
+            _ => {
+                prepare(client, &mut object, &layer).await?;
                 api::apply(client, &object, dry_run).await?
             }
-            _ => api::apply(client, &object, dry_run).await?,
         };
         say(&api::describe(&object), outcome, dry_run)?;
     }
@@ -81,6 +78,24 @@ pub(crate) async fn bring(client: &Client, found: &[Installed], request: &Reques
         webhooks::wait(client, namespace, deadline).await?;
     }
     what_next(namespace, &values, no_wait)?;
+    Ok(())
+}
+
+/// Adds to an object what is not in its file: the values it was made with, and what somebody changed on purpose.
+async fn prepare(client: &Client, object: &mut DynamicObject, layer: &Value) -> anyhow::Result<()> {
+    match object.types.as_ref().map(|types| types.kind.as_str()) {
+        Some("Deployment") => {
+            let annotations = object.annotations_mut();
+            annotations.insert(VALUES_ANNOTATION.to_owned(), layer.to_string());
+        }
+        Some("MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration") => {
+            let there = api::look(&api::api_of(client, object)?, &object.name_any()).await?;
+            if let Some(there) = there {
+                webhooks::keep_urls(&there, object);
+            }
+        }
+        _ => {}
+    }
     Ok(())
 }
 

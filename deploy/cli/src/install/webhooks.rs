@@ -1,4 +1,4 @@
-//! Waits until the API server reaches the mesh's webhooks.
+//! The way from the API server to the mesh's webhooks: kept where a user changed it, and waited for.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use kube::{
     api::PostParams,
     core::{ApiResource, DynamicObject, GroupVersionKind},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -20,6 +20,23 @@ use crate::{
 };
 
 const POLL: Duration = Duration::from_millis(500);
+
+/// Leaves a `url` in force that somebody wrote in the place of the Service, for an API server that does not reach
+/// Services.
+pub(super) fn keep_urls(there: &DynamicObject, object: &mut DynamicObject) {
+    let Some(wanted) = object.data.get_mut("webhooks").and_then(Value::as_array_mut) else {
+        return;
+    };
+    for webhook in wanted {
+        let same = |it: &&Value| it.get("name") == webhook.get("name");
+        let there = there.data.get("webhooks").and_then(Value::as_array);
+        let there = there.and_then(|webhooks| webhooks.iter().find(same));
+        let url = there.and_then(|it| it.pointer("/clientConfig/url")).cloned();
+        if let (Some(url), Some(webhook)) = (url, webhook.as_object_mut()) {
+            webhook.insert("clientConfig".to_owned(), json!({ "url": url }));
+        }
+    }
+}
 
 /// Waits until both webhooks carry the mesh's root and the validator answers.
 ///
@@ -100,5 +117,43 @@ async fn answers(client: &Client, namespace: &str) -> anyhow::Result<Result<(), 
             Ok(Err(format!(": {}", status.message)))
         }
         Err(error) => Err(explain(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn configuration(config: &Value) -> DynamicObject {
+        let webhook = json!({ "name": "weir-inject.k8s.io", "clientConfig": config });
+        serde_json::from_value(json!({ "metadata": { "name": "w" }, "webhooks": [webhook] })).unwrap()
+    }
+
+    #[test]
+    fn a_url_stays_and_its_ca_bundle_is_left_to_the_controller() {
+        let service = json!({ "service": { "name": "weir-controller" } });
+        let mut object = configuration(&service);
+        keep_urls(
+            &configuration(&json!({ "url": "https://h/x", "caBundle": "YQ==" })),
+            &mut object,
+        );
+        assert_eq!(
+            object.data["webhooks"][0]["clientConfig"],
+            json!({ "url": "https://h/x" })
+        );
+        let mut object = configuration(&service);
+        keep_urls(
+            &configuration(&json!({ "service": {}, "caBundle": "YQ==" })),
+            &mut object,
+        );
+        assert_eq!(object.data["webhooks"][0]["clientConfig"], service);
+    }
+
+    #[test]
+    fn an_empty_ca_bundle_is_none() {
+        let config = |value: Value| serde_json::from_value::<WebhookClientConfig>(value).unwrap();
+        assert!(has_root(&config(json!({ "caBundle": "YQ==" }))));
+        assert!(!has_root(&config(json!({ "caBundle": "" }))));
+        assert!(!has_root(&config(json!({}))));
     }
 }

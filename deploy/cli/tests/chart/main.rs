@@ -96,13 +96,14 @@ fn kustomization(tools: &Tools) -> anyhow::Result<()> {
 }
 
 fn chart(tools: &Tools) -> anyhow::Result<()> {
-    for values in VALUES {
-        for namespace in ["weir-system", "elsewhere"] {
-            let mut ours: Objects = tools.weir(namespace, values)?;
-            // Helm makes the namespace itself, with --create-namespace.
-            ours.retain(|key, _| !key.starts_with("Namespace "));
-            differences(&tools.helm(namespace, values)?, &ours)?;
-        }
+    for (values, namespace) in VALUES
+        .into_iter()
+        .zip(["weir-system", "elsewhere"].into_iter().cycle())
+    {
+        let mut ours: Objects = tools.weir(namespace, values)?;
+        // Helm makes the namespace itself, with --create-namespace.
+        ours.retain(|key, _| !key.starts_with("Namespace "));
+        differences(&tools.helm(namespace, values)?, &ours)?;
     }
     Ok(())
 }

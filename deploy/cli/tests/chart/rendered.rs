@@ -130,6 +130,11 @@ fn compare(path: &str, theirs: Option<&Value>, ours: Option<&Value>, found: &mut
                 compare(&format!("{path}.{key}"), theirs.get(key), ours.get(key), found);
             }
         }
+        (Some(Value::Array(theirs)), Some(Value::Array(ours))) if theirs.len() == ours.len() => {
+            for (index, (theirs, ours)) in theirs.iter().zip(ours).enumerate() {
+                compare(&format!("{path}[{index}]"), Some(theirs), Some(ours), found);
+            }
+        }
         (Some(theirs), Some(ours)) if same(theirs, ours) => {}
         (theirs, ours) => found.push(format!("{path}: {theirs:?} and {ours:?}")),
     }
@@ -139,15 +144,6 @@ fn compare(path: &str, theirs: Option<&Value>, ours: Option<&Value>, found: &mut
 fn same(theirs: &Value, ours: &Value) -> bool {
     match (theirs, ours) {
         (Value::Number(theirs), Value::Number(ours)) => theirs.as_f64() == ours.as_f64(),
-        (Value::Array(theirs), Value::Array(ours)) => {
-            theirs.len() == ours.len() && theirs.iter().zip(ours).all(|(theirs, ours)| same(theirs, ours))
-        }
-        (Value::Object(theirs), Value::Object(ours)) => {
-            theirs.len() == ours.len()
-                && theirs
-                    .iter()
-                    .all(|(key, value)| ours.get(key).is_some_and(|it| same(value, it)))
-        }
         (theirs, ours) => theirs == ours,
     }
 }
