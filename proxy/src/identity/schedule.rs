@@ -5,7 +5,7 @@ use std::time::Duration;
 /// The first pause after a failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// The longest pause after a failure.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// The shortest wait before a renewal, whatever the validity.
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 

@@ -7,7 +7,6 @@ use std::{
 };
 
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
-use rand::Rng;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::Channel;
@@ -27,7 +26,11 @@ use crate::bootstrap::{Ads, Protocol as Variant};
 /// How long a name stays subscribed after its last watcher, unless told otherwise.
 pub const IDLE_GRACE: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A pod that waits for its first configuration is seen to wait, so no longer than this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// A stream that served so long had a healthy controller; the longest pause after it.
+const SETTLED: Duration = Duration::from_secs(10);
+const MOVE: Duration = Duration::from_millis(250);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Largest response, in bytes.
 const MAX_RESPONSE: usize = 64 << 20;
@@ -88,27 +91,31 @@ impl Stream {
         let mut sink = Sink::new(self.store.clone(), self.status.clone());
         let mut pause = Pause::default();
         loop {
+            let mut served = Duration::ZERO;
             let error = match self.open(&mut subscriptions).await {
                 Ok(channel) => {
+                    let opened = Instant::now();
                     let (requests, outgoing) = mpsc::unbounded_channel();
                     for request in protocol.open(self.node.clone(), &mut subscriptions) {
                         let _ = requests.send(request);
                     }
                     let responses = call(channel, outgoing, self.status.clone());
-                    self.converse(
+                    let talk = self.converse(
                         &mut protocol,
                         &mut subscriptions,
                         &mut sink,
                         &requests,
                         responses,
                         &mut pause,
-                    )
-                    .await
+                    );
+                    let error = talk.await;
+                    served = opened.elapsed();
+                    error
                 }
                 Err(error) => error,
             };
             self.status.failed(&error);
-            let wait = pause.next(rand::rng().random_range(0.8..1.2));
+            let wait = pause.next(served, rand::random());
             tracing::warn!(%error, retry_in = ?wait, "no stream to the control plane; the last good configuration stays in force");
             self.meanwhile(&mut subscriptions, tokio::time::sleep(wait)).await;
         }
@@ -254,11 +261,15 @@ struct Pause {
 }
 
 impl Pause {
-    /// The next pause, spread by a factor around 1 so that proxies do not come back together.
-    fn next(&mut self, jitter: f64) -> Duration {
+    /// The next pause, of which a part is left to chance (from 0 to 1) so that proxies do not come back together.
+    /// After a stream that `served` for long there is nearly none: its controller was replaced, another is there.
+    fn next(&mut self, served: Duration, chance: f64) -> Duration {
+        if served >= SETTLED {
+            return MOVE.mul_f64(chance);
+        }
         let doubled = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10));
         self.failures = self.failures.saturating_add(1);
-        doubled.mul_f64(jitter).min(LONGEST_PAUSE)
+        doubled.mul_f64(0.8 + 0.4 * chance).min(LONGEST_PAUSE)
     }
 
     fn reset(&mut self) {
@@ -273,12 +284,22 @@ mod tests {
     #[test]
     fn pauses_grow_to_a_limit_and_start_over_after_a_response() {
         let mut pause = Pause::default();
-        assert_eq!(pause.next(1.0), Duration::from_millis(500));
-        assert_eq!(pause.next(1.0), Duration::from_secs(1));
+        let mut failed = |chance| pause.next(Duration::from_secs(1), chance);
+        assert_eq!(failed(0.5), Duration::from_millis(500));
+        assert_eq!(failed(0.5), Duration::from_secs(1));
         for _ in 0..100 {
-            assert!(pause.next(1.2) <= LONGEST_PAUSE);
+            assert!(failed(1.0) <= LONGEST_PAUSE);
         }
         pause.reset();
-        assert_eq!(pause.next(1.0), Duration::from_millis(500));
+        assert_eq!(pause.next(Duration::ZERO, 0.5), Duration::from_millis(500));
+    }
+
+    #[test]
+    fn another_controller_is_asked_soon_after_one_that_served() {
+        let mut pause = Pause::default();
+        for _ in 0..20 {
+            assert!(pause.next(SETTLED, 1.0) <= MOVE);
+        }
+        assert_eq!(pause.next(SETTLED, 0.0), Duration::ZERO);
     }
 }
