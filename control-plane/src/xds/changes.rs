@@ -100,3 +100,27 @@ fn addresses(service: &Service) -> impl Iterator<Item = IpAddr> {
         .map(|endpoint| endpoint.ip);
     service.cluster_ips.iter().copied().chain(pods)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::ServiceKey;
+
+    #[test]
+    fn an_address_that_leads_to_another_service_is_touched() {
+        let leading = |names: &[&str]| {
+            let keys = names.iter().map(|&name| ServiceKey {
+                namespace: "n".into(),
+                name: name.into(),
+            });
+            let mut snapshot = Snapshot::default();
+            snapshot.direct.insert([10, 0, 0, 1].into(), keys.collect());
+            snapshot
+        };
+        let at = Topic::Address([10, 0, 0, 1].into());
+        assert!(between(&leading(&["a"]), &leading(&["b", "a"])).contains(&at));
+        assert!(between(&leading(&["a"]), &Snapshot::default()).contains(&at));
+        assert!(between(&Snapshot::default(), &leading(&["a"])).contains(&at));
+        assert!(between(&leading(&["a"]), &leading(&["a"])).is_empty());
+    }
+}

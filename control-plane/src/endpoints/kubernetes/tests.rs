@@ -144,6 +144,31 @@ async fn lists_in_pages_and_follows() {
 }
 
 #[tokio::test]
+async fn changes_without_pause_are_published_all_the_same() {
+    let mut cluster = Cluster::start().await;
+    let watched = cluster.watched().await;
+    let mut objects = watched.objects();
+    objects.mark_unchanged();
+    let changes = async {
+        for version in 0_u64.. {
+            cluster
+                .server
+                .put("namespaces", namespace("a", &version.to_string()), false);
+            tokio::time::sleep(DEBOUNCE / 10).await;
+        }
+    };
+    let seen = async {
+        for _ in 0..3 {
+            objects.changed().await.unwrap();
+        }
+    };
+    tokio::select! {
+        () = changes => {}
+        seen = timeout(PATIENCE, seen) => seen.expect("in time"),
+    }
+}
+
+#[tokio::test]
 async fn what_was_missed_is_found_by_a_new_list() {
     let mut cluster = Cluster::start().await;
     cluster.server.put("namespaces", namespace("stays", "1"), false);
