@@ -5,6 +5,7 @@
 //! KUBECONFIG names when WEIR_TEST_CLUSTER=1 says that it may be used. Where the machine cannot run a node, the tests
 //! are reported as ignored, with the reason; with `WEIR_NO_SKIP=1` they fail.
 
+mod basics;
 mod bookstore;
 mod cases;
 mod images;
@@ -47,7 +48,7 @@ fn main() -> ExitCode {
     if let Some(kubeconfig) = given() {
         return run(async move || World::of(&kubeconfig).await);
     }
-    let found = world::programs();
+    let found = weir_cluster::programs::find(weir_cluster::programs::NODE);
     let entered = found.and_then(|found| match Sandbox::enter_as_root() {
         Ok(sandbox) => Ok(Ok((sandbox, found))),
         Err(error) if error.is_forbidden() => Err(error.to_string()),
@@ -105,6 +106,7 @@ fn trials(ready: &Ready) -> Vec<Trial> {
         ready,
         trials: Vec::new(),
     };
+    basics::tests(&mut tests);
     bookstore::tests(&mut tests);
     cases::tests(&mut tests);
     tests.trials

@@ -35,6 +35,8 @@ pub(crate) const SYSTEM: &str = "weir-system";
 /// Who the tests are, to server-side apply.
 pub(crate) const FIELD_MANAGER: &str = "weir-test";
 const WEIR: &str = env!("CARGO_BIN_EXE_weir");
+/// By this the stages of the sandbox know each other, of which a program run in it is none.
+const SANDBOX: &str = "WEIR_SANDBOX";
 /// How long a run of `weir` may take.
 const COMMAND: Duration = Duration::from_secs(180);
 
@@ -118,6 +120,7 @@ impl World {
         let run = Command::new(WEIR)
             .args(arguments)
             .env("KUBECONFIG", &self.kubeconfig)
+            .env_remove(SANDBOX)
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output();
@@ -202,19 +205,5 @@ impl World {
         if let Some(node) = self.node.lock().await.take() {
             node.stop();
         }
-    }
-}
-
-/// The directory of the Kubernetes programs.
-pub(crate) fn programs() -> Result<PathBuf, String> {
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
-    let directory = cache.ok_or("no HOME")?.join("weir/kubernetes/v1.33.13");
-    match directory.join("kubelet").exists() {
-        true => Ok(directory),
-        false => Err(format!(
-            "{} has no kubelet: cargo run -p weir-cluster -- build",
-            directory.display()
-        )),
     }
 }

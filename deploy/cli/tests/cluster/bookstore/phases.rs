@@ -17,9 +17,9 @@ use super::{
 use crate::world::SYSTEM;
 
 /// Purchases over which a split is measured.
-const SAMPLE: u64 = 600;
-/// A share may be this far from its weight: about five standard deviations.
-const TOLERANCE: f64 = 0.1;
+const SAMPLE: u64 = 400;
+/// A share may be this far from its weight: five standard deviations.
+const TOLERANCE: f64 = 0.125;
 /// At most this much is recorded, in bytes.
 const CAPTURED: usize = 64 << 20;
 /// What the application says in clear, none of which may be seen between pods.

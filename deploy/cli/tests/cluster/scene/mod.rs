@@ -40,9 +40,9 @@ use tokio::time::{sleep, timeout};
 use crate::world::{FIELD_MANAGER, MESH, World};
 
 /// How long a condition may take to come true. Far more than it needs: a busy machine is not a broken mesh.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(90);
 /// How long one attempt may take.
-const ATTEMPT: Duration = Duration::from_secs(20);
+const ATTEMPT: Duration = Duration::from_secs(40);
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Events that evidence shows.
 const EVENTS: usize = 12;
@@ -72,7 +72,8 @@ impl Scene {
     }
 
     async fn with(world: &Arc<World>, namespace: &str, metadata: &serde_json::Value) -> anyhow::Result<Self> {
-        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata});
+        let mut object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata});
+        object["metadata"]["name"] = namespace.into();
         let namespaces = Api::<Namespace>::all(world.client());
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         let made = namespaces
