@@ -85,6 +85,13 @@ async fn requests_are_judged_by_the_identity_that_the_client_proves() {
     .await;
     let head = until_answered(&pair, "http/1.1 403").await;
     assert!(head.contains("x-weir-reason: rbac_request"), "{head}");
+    // The sidecars' connection stays: it would be made anew for each request, and requests would get lost.
+    for _ in 0..50 {
+        let mut client = Wire::connect(pair.http).await;
+        client.send(GET).await;
+        let head = client.head().await;
+        assert!(head.starts_with("http/1.1 403"), "{head}");
+    }
     change_chain(&pair.store, "inbound-http", rules(allow(ME))).await;
     until_answered(&pair, "http/1.1 204").await;
 }

@@ -2,6 +2,8 @@
 
 use std::{collections::HashSet, sync::Arc};
 
+use weir_xds::algorithms;
+
 use super::{MeshSettings, Settings, TlsSettings};
 use crate::{
     endpoints::Objects,
@@ -68,7 +70,18 @@ fn apply(config: &MeshConfig, mesh: &mut MeshSettings) {
     mesh.tls = TlsSettings {
         allow_1_2: only_1_2 || matches!(oldest, Some("TLSv1_0" | "TLSv1_1" | "TLSv1_2")),
         allow_1_3: !only_1_2,
+        cipher_suites: known(&spec.sidecar.cipher_suites, &algorithms::CIPHER_SUITES),
+        curves: known(&spec.sidecar.ecdh_curves, &algorithms::CURVES),
     };
+}
+
+/// Those that sidecars know. The validator has told of the others.
+fn known(wanted: &[String], known: &[&str]) -> Vec<String> {
+    let wanted = wanted.iter();
+    wanted
+        .filter(|name| known.contains(&name.as_str()))
+        .cloned()
+        .collect()
 }
 
 /// The last value where it is equal, so that it stays the same `Arc`.

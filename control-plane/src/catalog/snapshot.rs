@@ -219,19 +219,23 @@ pub struct MeshSettings {
     pub egress: bool,
     /// How long a workload certificate is valid.
     pub certificate_validity: Duration,
-    /// TLS versions between sidecars.
+    /// TLS between sidecars.
     pub tls: TlsSettings,
     /// SPIFFE trust domain.
     pub trust_domain: String,
 }
 
-/// TLS versions between sidecars.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// TLS between sidecars.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsSettings {
     /// TLS 1.2 clients are accepted.
     pub allow_1_2: bool,
     /// TLS 1.3 is spoken.
     pub allow_1_3: bool,
+    /// Cipher suites of TLS 1.2, preferred first, of [`weir_xds::algorithms`]; none: any.
+    pub cipher_suites: Vec<String>,
+    /// Key exchanges, preferred first, of the same; none: any.
+    pub curves: Vec<String>,
 }
 
 impl Default for MeshSettings {
@@ -243,6 +247,8 @@ impl Default for MeshSettings {
             tls: TlsSettings {
                 allow_1_2: false,
                 allow_1_3: true,
+                cipher_suites: Vec::new(),
+                curves: Vec::new(),
             },
             trust_domain: "cluster.local".to_owned(),
         }

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use serde_json::Value;
+use weir_xds::algorithms;
 
-use crate::spec::{Finding, LOG_LEVELS, MeshConfig};
+use crate::spec::{Finding, LOG_LEVELS, MeshConfig, Sidecar};
 
 const TLS_VERSIONS: [&str; 5] = ["TLS_AUTO", "TLSv1_0", "TLSv1_1", "TLSv1_2", "TLSv1_3"];
 
@@ -34,6 +35,13 @@ pub fn mesh_config(config: &MeshConfig) -> Vec<Finding> {
     findings
 }
 
+fn speaks_1_2(sidecar: &Sidecar) -> bool {
+    matches!(
+        sidecar.tls_min_protocol_version.as_deref(),
+        Some("TLSv1_0" | "TLSv1_1" | "TLSv1_2")
+    ) || sidecar.tls_max_protocol_version.as_deref() == Some("TLSv1_2")
+}
+
 fn check_tls(config: &MeshConfig, findings: &mut Vec<Finding>) {
     let sidecar = &config.spec.sidecar;
     let versions = [
@@ -50,6 +58,25 @@ fn check_tls(config: &MeshConfig, findings: &mut Vec<Finding>) {
                 format!("{version:?} is not a TLS version"),
                 format!("write one of {}", TLS_VERSIONS.join(", ")),
             ));
+        }
+    }
+    let lists = [
+        (
+            "cipherSuites",
+            &sidecar.cipher_suites,
+            &algorithms::CIPHER_SUITES[..],
+        ),
+        ("ecdhCurves", &sidecar.ecdh_curves, &algorithms::CURVES[..]),
+    ];
+    for (name, wanted, known) in lists {
+        for (at, wanted) in wanted.iter().enumerate() {
+            if !known.contains(&wanted.as_str()) {
+                findings.push(Finding::error(
+                    format!("spec.sidecar.{name}[{at}]"),
+                    format!("the sidecars do not know {wanted:?}"),
+                    format!("leave it out, or write one of {}", known.join(", ")),
+                ));
+            }
         }
     }
     match (
@@ -186,13 +213,8 @@ fn without_effect(config: &MeshConfig) -> impl Iterator<Item = Finding> {
         ),
         (
             "sidecar.cipherSuites",
-            !sidecar.cipher_suites.is_empty(),
-            "the sidecars use the strong suites only",
-        ),
-        (
-            "sidecar.ecdhCurves",
-            !sidecar.ecdh_curves.is_empty(),
-            "the sidecars prefer a post-quantum exchange",
+            !sidecar.cipher_suites.is_empty() && !speaks_1_2(sidecar),
+            "it is for TLS 1.2, which tlsMinProtocolVersion TLSv1_2 allows",
         ),
         (
             "traffic.inboundExternalAuthorization",

@@ -135,6 +135,23 @@ fn mesh_configs() {
         found("MeshConfig", "{sidecar: {tlsMinProtocolVersion: TLSv1_9}}"),
         error("spec.sidecar.tlsMinProtocolVersion")
     );
+    let strong = "ECDHE-ECDSA-AES128-GCM-SHA256";
+    assert_eq!(
+        found(
+            "MeshConfig",
+            &format!(
+                "{{sidecar: {{tlsMinProtocolVersion: TLSv1_2, cipherSuites: [{strong}, RC4], ecdhCurves: [P-256]}}}}"
+            )
+        ),
+        error("spec.sidecar.cipherSuites[1]")
+    );
+    assert_eq!(
+        found(
+            "MeshConfig",
+            &format!("{{sidecar: {{cipherSuites: [{strong}]}}}}")
+        ),
+        warning("spec.sidecar.cipherSuites")
+    );
     assert_eq!(
         found("MeshConfig", "{sidecar: {tlsMaxProtocolVersion: TLSv1_1}}"),
         error("spec.sidecar.tlsMaxProtocolVersion")

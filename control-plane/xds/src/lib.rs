@@ -8,6 +8,7 @@
 //!
 //! Certificates are signed through Istio's CSR service, [`istio::v1::auth`].
 
+pub mod algorithms;
 mod resource;
 
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, rustdoc::all)]

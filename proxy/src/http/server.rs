@@ -165,15 +165,19 @@ impl Session {
         })
     }
 
-    /// Returns when a changed policy lets in nothing of this client any more.
+    /// Returns when a changed policy lets in nothing of this client any more. One that it never let in stays and is
+    /// told so, request by request: to close its connection would only have it come back.
     async fn withdrawn(&self) {
         let mut standing = self.assembly.watch();
+        let mut served = self.may_be_served();
         while standing.changed().await.is_ok() {
-            if !self.may_be_served() {
+            let serves = self.may_be_served();
+            if served && !serves {
                 let connections = &self.context.telemetry.connections;
                 connections.denied(self.direction, Reason::PolicyRevoked);
                 return;
             }
+            served = serves;
         }
         std::future::pending().await
     }

@@ -144,6 +144,7 @@ async fn serve(listener: TcpListener, ca: Arc<Ca>, signer: Arc<Mutex<Signer>>) {
             alpn: vec!["h2".into()],
             min_version: TlsVersion::V1_3,
             max_version: TlsVersion::V1_3,
+            algorithms: Default::default(),
         },
         &store,
     );
@@ -181,6 +182,7 @@ fn cluster(address: std::net::SocketAddr) -> Cluster {
             subject_alt_names: vec![StringMatcher::Exact(CONTROLLER.into())],
             min_version: TlsVersion::V1_3,
             max_version: TlsVersion::V1_3,
+            algorithms: Default::default(),
         })),
         protocol: AppProtocol::Http2,
         limits: Limits::default(),

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use super::{StringMatcher, TlsVersion, TrustBundle};
+use super::{Algorithms, StringMatcher, TlsVersion, TrustBundle};
 
 /// A named set of endpoints and how to reach them.
 #[derive(Clone, Debug, PartialEq)]
@@ -95,6 +95,8 @@ pub struct UpstreamTls {
     pub min_version: TlsVersion,
     /// Highest version.
     pub max_version: TlsVersion,
+    /// Algorithms.
+    pub algorithms: Algorithms,
 }
 
 /// The endpoints of a cluster at a time.

@@ -118,6 +118,17 @@ pub struct ServerTls {
     pub min_version: TlsVersion,
     /// Highest version.
     pub max_version: TlsVersion,
+    /// Algorithms.
+    pub algorithms: Algorithms,
+}
+
+/// TLS algorithms by the names of [`weir_xds::algorithms`], preferred first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Algorithms {
+    /// Cipher suites of TLS 1.2; none: any.
+    pub cipher_suites: Vec<String>,
+    /// Key exchanges; none: any.
+    pub curves: Vec<String>,
 }
 
 /// A TLS version.

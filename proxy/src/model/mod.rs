@@ -13,8 +13,8 @@ pub use cluster::{
     AppProtocol, Cluster, Discovery, Endpoint, Endpoints, Limits, OutlierDetection, UpstreamTls, Workload,
 };
 pub use listener::{
-    AlpnSet, ChainMatch, Codec, Direction, FilterChain, Http, Inspect, Listener, Network, RouteSource,
-    ServerTls, Tcp, Terminal, TlsVersion, Transport,
+    Algorithms, AlpnSet, ChainMatch, Codec, Direction, FilterChain, Http, Inspect, Listener, Network,
+    RouteSource, ServerTls, Tcp, Terminal, TlsVersion, Transport,
 };
 pub use matcher::{HeaderMatcher, HeaderValueMatch, Regex, StringMatcher};
 pub use rbac::{Action, Permission, Policy, Principal, Rbac};

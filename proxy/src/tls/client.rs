@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use rustls::{
     ClientConfig, RootCertStore,
     client::Resumption,
+    crypto::CryptoProvider,
     sign::{CertifiedKey, SingleCertAndKey},
 };
 use rustls_pki_types::ServerName;
@@ -23,7 +24,7 @@ use tracing::warn;
 use super::{
     HandshakeError,
     material::{Material, Secrets, unusable},
-    provider,
+    provider, provider_with,
     verify::{Expected, ServerVerifier},
     versions,
 };
@@ -61,6 +62,7 @@ pub struct ClientSide {
     alpn: Vec<String>,
     min: TlsVersion,
     max: TlsVersion,
+    provider: Arc<CryptoProvider>,
     built: Mutex<Option<Built>>,
 }
 
@@ -117,6 +119,7 @@ impl ClientSide {
             alpn: tls.alpn.clone(),
             min: tls.min_version,
             max: tls.max_version,
+            provider: provider_with(&tls.algorithms),
             built: Mutex::new(None),
         }
     }
@@ -223,7 +226,7 @@ impl ClientSide {
             },
             provider: provider(),
         };
-        let builder = ClientConfig::builder_with_provider(provider())
+        let builder = ClientConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(versions(self.min, self.max))
             .map_err(|error| unusable(error.to_string()))?
             .dangerous()

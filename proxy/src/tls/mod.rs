@@ -25,9 +25,9 @@ mod verify;
 use std::sync::{Arc, LazyLock};
 
 use rustls::{
-    RootCertStore, SupportedProtocolVersion,
+    RootCertStore, SupportedCipherSuite, SupportedProtocolVersion,
     crypto::{
-        CryptoProvider,
+        CryptoProvider, SupportedKxGroup,
         aws_lc_rs::{self, cipher_suite, kx_group},
     },
     version::{TLS12, TLS13},
@@ -41,7 +41,9 @@ pub use peer::{PeerIdentity, PeerIdentityError};
 pub use server::{Accepted, ServerSide};
 pub use sides::Tls;
 
-use crate::model::{Certificate, TlsVersion, TrustBundle};
+use weir_xds::algorithms::{CIPHER_SUITES, CURVES};
+
+use crate::model::{Algorithms, Certificate, TlsVersion, TrustBundle};
 
 /// The cryptography in use: aws-lc-rs with AES-128-GCM first, which is the fastest of the suites and as strong
 /// as the rest of the handshake.
@@ -69,6 +71,48 @@ pub fn provider() -> Arc<CryptoProvider> {
         })
     });
     PROVIDER.clone()
+}
+
+/// The same with the chosen algorithms only. TLS 1.3 keeps its suites, which are all strong.
+fn provider_with(chosen: &Algorithms) -> Arc<CryptoProvider> {
+    let all = provider();
+    if *chosen == Algorithms::default() {
+        return all;
+    }
+    let mut provider = CryptoProvider::clone(&all);
+    if !chosen.cipher_suites.is_empty() {
+        provider.cipher_suites.retain(|suite| suite.tls13().is_some());
+        let suites = chosen.cipher_suites.iter().filter_map(|name| suite(name));
+        provider.cipher_suites.extend(suites);
+    }
+    if !chosen.curves.is_empty() {
+        provider.kx_groups = chosen.curves.iter().filter_map(|name| group(name)).collect();
+    }
+    Arc::new(provider)
+}
+
+fn suite(name: &str) -> Option<SupportedCipherSuite> {
+    let suites = [
+        cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+        cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+        cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+        cipher_suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+        cipher_suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+    ];
+    let at = CIPHER_SUITES.iter().position(|known| *known == name)?;
+    suites.get(at).copied()
+}
+
+fn group(name: &str) -> Option<&'static dyn SupportedKxGroup> {
+    let groups = [
+        kx_group::X25519MLKEM768,
+        kx_group::X25519,
+        kx_group::SECP256R1,
+        kx_group::SECP384R1,
+    ];
+    let at = CURVES.iter().position(|known| *known == name)?;
+    groups.get(at).copied()
 }
 
 /// Whether peers that trust this bundle take this certificate now.

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use rustls::{ServerConfig, server::NoServerSessionStorage, sign::SingleCertAndKey};
+use rustls::{ServerConfig, crypto::CryptoProvider, server::NoServerSessionStorage, sign::SingleCertAndKey};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::timeout,
@@ -14,7 +14,7 @@ use tracing::warn;
 use super::{
     HandshakeError, PeerIdentity,
     material::{Material, Secrets, unusable},
-    provider,
+    provider_with,
     verify::{ClientVerifier, Expected},
     versions,
 };
@@ -43,6 +43,7 @@ pub struct ServerSide {
     alpn: Vec<Vec<u8>>,
     min: TlsVersion,
     max: TlsVersion,
+    provider: Arc<CryptoProvider>,
     built: Mutex<Option<Built>>,
 }
 
@@ -66,6 +67,7 @@ impl ServerSide {
                 .collect(),
             min: tls.min_version,
             max: tls.max_version,
+            provider: provider_with(&tls.algorithms),
             built: Mutex::new(None),
         }
     }
@@ -112,7 +114,7 @@ impl ServerSide {
     }
 
     fn build(&self, secrets: &Secrets) -> Result<Arc<ServerConfig>, HandshakeError> {
-        let builder = ServerConfig::builder_with_provider(provider())
+        let builder = ServerConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(versions(self.min, self.max))
             .map_err(|error| unusable(error.to_string()))?;
         let builder = match secrets.trust()? {

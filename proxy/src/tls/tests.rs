@@ -1,17 +1,18 @@
 use std::{io, sync::Arc, time::Duration};
 
-use rustls::NamedGroup;
+use rustls::{CipherSuite, NamedGroup};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
 
 use super::{
-    Accepted, ClientSide, Failure, HandshakeError, Originated, Pin, ServerSide,
+    Accepted, CIPHER_SUITES, CURVES, ClientSide, Failure, HandshakeError, Originated, Pin, ServerSide, group,
+    suite,
     testing::{Ca, Leaf, bundle},
 };
 use crate::{
-    model::{Secret, ServerTls, StringMatcher, TlsVersion, UpstreamTls},
+    model::{Algorithms, Secret, ServerTls, StringMatcher, TlsVersion, UpstreamTls},
     xds::{State, Store},
 };
 
@@ -29,6 +30,7 @@ fn server_tls() -> ServerTls {
         alpn: vec!["osm".into()],
         min_version: TlsVersion::V1_3,
         max_version: TlsVersion::V1_3,
+        algorithms: Default::default(),
     }
 }
 
@@ -42,6 +44,7 @@ fn client_tls() -> UpstreamTls {
         subject_alt_names: vec![StringMatcher::Exact(SERVER.into())],
         min_version: TlsVersion::V1_3,
         max_version: TlsVersion::V1_3,
+        algorithms: Default::default(),
     }
 }
 
@@ -267,6 +270,38 @@ async fn tls_1_2_only_where_the_configuration_says_so() {
     lenient.min_version = TlsVersion::V1_2;
     let outcome = Pair::with(lenient, old).handshake(Pin::Cluster).await;
     assert!(outcome.client.is_ok());
+}
+
+#[tokio::test]
+async fn the_chosen_algorithms_are_used() {
+    let mut server = server_tls();
+    server.min_version = TlsVersion::V1_2;
+    server.algorithms = Algorithms {
+        cipher_suites: vec!["ECDHE-ECDSA-CHACHA20-POLY1305".into()],
+        curves: vec!["P-384".into()],
+    };
+    let mut old = client_tls();
+    old.min_version = TlsVersion::V1_2;
+    old.max_version = TlsVersion::V1_2;
+    let outcome = Pair::with(server.clone(), old.clone())
+        .handshake(Pin::Cluster)
+        .await;
+    let stream = outcome.client.unwrap().stream;
+    let connection = stream.get_ref().1;
+    let suite = connection.negotiated_cipher_suite().unwrap().suite();
+    assert_eq!(suite, CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256);
+    let exchange = connection.negotiated_key_exchange_group().unwrap().name();
+    assert_eq!(exchange, NamedGroup::secp384r1);
+
+    old.algorithms.curves = vec!["X25519".into()];
+    let pair = Pair::with(server, old);
+    assert_eq!(pair.fails(Pin::Cluster).await.0, Failure::Protocol);
+}
+
+#[test]
+fn every_algorithm_of_the_contract_is_known() {
+    assert!(CIPHER_SUITES.iter().all(|name| suite(name).is_some()));
+    assert!(CURVES.iter().all(|name| group(name).is_some()));
 }
 
 #[tokio::test]

@@ -69,6 +69,7 @@ pub async fn secure(store: &Store, listener: &str, cluster: &str, expected: &str
             alpn: vec!["osm".to_owned()],
             min_version: TlsVersion::V1_3,
             max_version: TlsVersion::V1_3,
+            algorithms: Default::default(),
         }));
     })
     .await;
@@ -82,6 +83,7 @@ pub async fn secure(store: &Store, listener: &str, cluster: &str, expected: &str
             subject_alt_names: vec![StringMatcher::Exact("spiffe://never/used".to_owned())],
             min_version: TlsVersion::V1_3,
             max_version: TlsVersion::V1_3,
+            algorithms: Default::default(),
         }));
         if let Discovery::Static(endpoints) = &mut cluster.discovery {
             let mut pinned = Endpoints::clone(endpoints);

@@ -63,7 +63,7 @@ pub(super) fn service(service: &Service, port: &ServicePort, mesh: &MeshSettings
         })),
         transport_socket: Some(parts::transport_socket(&UpstreamTlsContext {
             common_tls_context: Some(CommonTlsContext {
-                tls_params: Some(parts::tls_parameters(mesh.tls)),
+                tls_params: Some(parts::tls_parameters(&mesh.tls)),
                 alpn_protocols: vec![ALPN_HTTP.to_owned()],
                 tls_certificate_sds_secret_configs: vec![parts::workload_certificate()],
                 validation_context_type: Some(ValidationContextType::CombinedValidationContext(

@@ -145,7 +145,7 @@ fn chain(
         filters,
         transport_socket: Some(parts::transport_socket(&DownstreamTlsContext {
             common_tls_context: Some(CommonTlsContext {
-                tls_params: Some(parts::tls_parameters(mesh.tls)),
+                tls_params: Some(parts::tls_parameters(&mesh.tls)),
                 alpn_protocols: alpn,
                 tls_certificate_sds_secret_configs: vec![parts::workload_certificate()],
                 validation_context_type: Some(ValidationContextType::ValidationContextSdsSecretConfig(

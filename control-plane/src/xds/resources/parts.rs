@@ -131,7 +131,7 @@ pub(super) fn transport_socket<M: TypeUrl>(context: &M) -> TransportSocket {
     }
 }
 
-pub(super) fn tls_parameters(tls: TlsSettings) -> TlsParameters {
+pub(super) fn tls_parameters(tls: &TlsSettings) -> TlsParameters {
     let minimum = if tls.allow_1_2 {
         TlsProtocol::TlSv12
     } else {
@@ -145,6 +145,8 @@ pub(super) fn tls_parameters(tls: TlsSettings) -> TlsParameters {
     TlsParameters {
         tls_minimum_protocol_version: minimum.into(),
         tls_maximum_protocol_version: maximum.into(),
+        cipher_suites: tls.cipher_suites.clone(),
+        ecdh_curves: tls.curves.clone(),
         ..TlsParameters::default()
     }
 }
@@ -258,5 +260,28 @@ fn http_filter<M: TypeUrl>(name: &str, config: &M) -> HttpFilter {
         name: name.to_owned(),
         config_type: Some(http_filter::ConfigType::TypedConfig(pack(config))),
         ..HttpFilter::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::MeshSettings;
+
+    #[test]
+    fn tls_is_as_the_mesh_says() {
+        let mut tls = MeshSettings::default().tls;
+        let usual = tls_parameters(&tls);
+        assert_eq!(usual.tls_minimum_protocol_version, TlsProtocol::TlSv13 as i32);
+        assert!(usual.cipher_suites.is_empty() && usual.ecdh_curves.is_empty());
+        tls.allow_1_2 = true;
+        tls.cipher_suites = vec!["ECDHE-RSA-AES128-GCM-SHA256".to_owned()];
+        tls.curves = vec!["P-256".to_owned()];
+        let chosen = tls_parameters(&tls);
+        assert_eq!(chosen.tls_minimum_protocol_version, TlsProtocol::TlSv12 as i32);
+        assert_eq!(
+            (chosen.cipher_suites, chosen.ecdh_curves),
+            (tls.cipher_suites, tls.curves)
+        );
     }
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use weir_xds::envoy::config::core::v3::transport_socket::ConfigType;
 use weir_xds::envoy::{
     config::core::v3::TransportSocket,
     extensions::transport_sockets::tls::v3::{
@@ -14,13 +13,19 @@ use weir_xds::envoy::{
         tls_parameters::TlsProtocol,
     },
 };
+use weir_xds::{
+    algorithms::{CIPHER_SUITES, CURVES},
+    envoy::config::core::v3::transport_socket::ConfigType,
+};
 
 use super::{
     Context, DecodeError, Origin,
     error::{At, each, refuse},
     field, matcher, message,
 };
-use crate::model::{self, Certificate, ServerTls, StringMatcher, TlsVersion, TrustBundle, UpstreamTls};
+use crate::model::{
+    self, Algorithms, Certificate, ServerTls, StringMatcher, TlsVersion, TrustBundle, UpstreamTls,
+};
 
 const RAW_BUFFER: &str = "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
 
@@ -152,6 +157,7 @@ struct Common {
     alpn: Vec<String>,
     min_version: TlsVersion,
     max_version: TlsVersion,
+    algorithms: Algorithms,
 }
 
 fn common(common: CommonTlsContext, context: &mut Context) -> Result<Common, DecodeError> {
@@ -219,8 +225,9 @@ fn common(common: CommonTlsContext, context: &mut Context) -> Result<Common, Dec
         .flat_map(|trust| trust.subject_alt_names.clone())
         .collect();
     let inline_trust = inline.filter(|trust| !trust.roots.is_empty());
-    let (min_version, max_version) =
-        versions(common.tls_params.unwrap_or_default(), context).at("tls_params")?;
+    let parameters = common.tls_params.unwrap_or_default();
+    let algorithms = algorithms(&parameters, context).at("tls_params")?;
+    let (min_version, max_version) = versions(&parameters).at("tls_params")?;
     Ok(Common {
         certificate,
         trust_bundle,
@@ -229,6 +236,7 @@ fn common(common: CommonTlsContext, context: &mut Context) -> Result<Common, Dec
         alpn: common.alpn_protocols,
         min_version,
         max_version,
+        algorithms,
     })
 }
 
@@ -252,9 +260,31 @@ fn secret_name(config: &SdsSecretConfig, context: &Context) -> Result<String, De
     }
 }
 
-fn versions(params: TlsParameters, context: &mut Context) -> Result<(TlsVersion, TlsVersion), DecodeError> {
-    context.ignore("TlsParameters.cipher_suites", !params.cipher_suites.is_empty());
-    context.ignore("TlsParameters.ecdh_curves", !params.ecdh_curves.is_empty());
+/// Algorithms that are not known are left out, as long as one remains: fewer are only ever stricter.
+fn algorithms(params: &TlsParameters, context: &mut Context) -> Result<Algorithms, DecodeError> {
+    let mut chosen = |field, wanted: &[String], known: &[&str]| {
+        let is_known = |name: &&String| known.contains(&name.as_str());
+        let chosen: Vec<String> = wanted.iter().filter(is_known).cloned().collect();
+        if chosen.is_empty() && !wanted.is_empty() {
+            return Err(DecodeError::new(format!(
+                "none of {field} is known here: {}",
+                known.join(", ")
+            )));
+        }
+        context.ignore(field, chosen.len() < wanted.len());
+        Ok(chosen)
+    };
+    Ok(Algorithms {
+        cipher_suites: chosen(
+            "TlsParameters.cipher_suites",
+            &params.cipher_suites,
+            &CIPHER_SUITES,
+        )?,
+        curves: chosen("TlsParameters.ecdh_curves", &params.ecdh_curves, &CURVES)?,
+    })
+}
+
+fn versions(params: &TlsParameters) -> Result<(TlsVersion, TlsVersion), DecodeError> {
     let min = match TlsProtocol::try_from(params.tls_minimum_protocol_version) {
         // Envoy's own default; older minimums are raised, which only ever refuses more.
         Ok(TlsProtocol::TlsAuto | TlsProtocol::TlSv10 | TlsProtocol::TlSv11 | TlsProtocol::TlSv12) => {
@@ -304,6 +334,7 @@ pub(super) fn upstream(
         subject_alt_names: common.subject_alt_names,
         min_version: common.min_version,
         max_version: common.max_version,
+        algorithms: common.algorithms,
     })))
 }
 
@@ -342,6 +373,7 @@ pub(super) fn downstream(
         alpn: common.alpn,
         min_version: common.min_version,
         max_version: common.max_version,
+        algorithms: common.algorithms,
     })))
 }
 
