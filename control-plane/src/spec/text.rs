@@ -136,3 +136,46 @@ fn field(path: &Path<'_>) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::spec::*;
+
+    #[test]
+    fn an_object_of_a_cluster_has_fields_but_no_place() {
+        let target = |rules: serde_json::Value| {
+            serde_json::json!({
+                "metadata": { "name": "buy", "namespace": "shop", "generation": 3, "managedFields": [] },
+                "spec": {
+                    "destination": { "kind": "ServiceAccount", "name": "shop", "namespace": "shop" },
+                    "sources": [{ "kind": "ServiceAccount", "name": "buyer", "namespace": "buyer" }],
+                    "rules": rules,
+                },
+                "status": { "conditions": [] },
+            })
+        };
+        let read = |object| read_json("access.smi-spec.io/v1alpha3", "TrafficTarget", &object);
+        let rule = serde_json::json!([{ "kind": "HTTPRouteGroup", "name": "routes", "matchs": ["a"] }]);
+        let Document::Object(key, Object::TrafficTarget(target_read), found) = read(target(rule)) else {
+            panic!("not read");
+        };
+        assert_eq!(key.to_string(), "TrafficTarget shop/buy");
+        assert_eq!(target_read.source, Source::default());
+        assert_eq!(
+            found.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            [
+                "warning: TrafficTarget shop/buy: spec.rules[0].matchs: TrafficTarget has no such field; it is ignored; \
+              correct the spelling or remove it"
+            ]
+        );
+        for (wrong, field) in [
+            (serde_json::json!(3), "spec.rules"),
+            (serde_json::json!([{ "kind": "TCPRoute" }]), "spec.rules[0]"),
+        ] {
+            let Document::Invalid(_, found) = read(target(wrong)) else {
+                panic!("read");
+            };
+            assert_eq!((found[0].line, found[0].field.as_str()), (0, field));
+        }
+    }
+}
