@@ -9,6 +9,7 @@ mod containers;
 mod decision;
 mod exclusions;
 mod metrics;
+mod patch;
 mod probes;
 mod resources;
 mod settings;

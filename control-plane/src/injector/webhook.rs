@@ -16,12 +16,12 @@ use serde_json::Value;
 use tokio::{sync::watch, time::timeout};
 use tracing::{info, warn};
 
-use super::{NamespaceMeta, Settings, inject};
+use super::{Decision, NamespaceMeta, Settings, decide, inject, patch};
 use crate::{
     admission::Reviewer,
     certificates::TrustBundle,
     endpoints::Objects,
-    spec::{MeshConfig, ObjectName, is_monitored},
+    spec::{MeshConfig, ObjectName},
 };
 
 const ANSWER: Duration = Duration::from_secs(4);
@@ -65,15 +65,14 @@ impl Webhook {
         let name = request.namespace.as_deref().unwrap_or_default();
         // The name is in the request; the pod itself may do without.
         pod.metadata.namespace.get_or_insert_with(|| name.to_owned());
-        let namespace = self.namespace(name).await?;
-        let injected =
-            inject(pod.clone(), &namespace, &self.settings()).map_err(|error| error.to_string())?;
+        let settings = self.settings();
+        let namespace = self.namespace(name, &pod, &settings).await?;
+        let injected = inject(pod.clone(), &namespace, &settings).map_err(|error| error.to_string())?;
         if injected == pod {
             return Ok(None);
         }
         let changed = |pod: Pod| serde_json::to_value(pod).map_err(|error| error.to_string());
-        // What the API server sent may hold fields that this program does not know: they are not part of the difference.
-        let patch = json_patch::diff(&changed(pod)?, &changed(injected)?);
+        let patch = patch::between(&before, &changed(pod)?, &changed(injected)?);
         applies(&before, &patch)?;
         Ok(Some(patch))
     }
@@ -90,9 +89,9 @@ impl Webhook {
         settings
     }
 
-    /// The namespace as watched, or as it is now where the watch does not count it to the mesh: the API server asks only
-    /// about namespaces that it does.
-    async fn namespace(&self, name: &str) -> Result<NamespaceMeta, String> {
+    /// The namespace as watched. Where that would leave the pod without a sidecar it is asked for: the watch may not have
+    /// seen yet that the namespace was added to the mesh, and the API server asks about no others.
+    async fn namespace(&self, name: &str, pod: &Pod, settings: &Settings) -> Result<NamespaceMeta, String> {
         let known = self
             .objects
             .borrow()
@@ -101,7 +100,7 @@ impl Webhook {
             .cloned();
         if let Some(known) = known {
             let known = NamespaceMeta::of(&known.value);
-            if is_monitored(&known.labels, &self.base.mesh_name) {
+            if let Ok(Decision::Inject | Decision::HostNetwork) = decide(pod, &known, settings) {
                 return Ok(known);
             }
         }
@@ -158,3 +157,6 @@ fn describe(request: &AdmissionRequest<DynamicObject>) -> String {
         .filter(|name| !name.is_empty());
     name.or(prefix).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;
