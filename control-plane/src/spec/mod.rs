@@ -9,6 +9,7 @@ mod locate;
 mod membership;
 mod mesh_config;
 mod owner;
+mod policy;
 mod read;
 mod smi;
 mod split;
@@ -30,6 +31,10 @@ pub use mesh_config::{
     Observability, Sidecar, Traffic,
 };
 pub use owner::Owner;
+pub use policy::{
+    Egress, EgressSpec, IngressBackend, IngressBackendPort, IngressBackendSpec, IngressTls, LimitedRoute,
+    ObjectReference, PolicyPort, Retry, RetryPolicy, RetrySpec, UpstreamTrafficSetting, UpstreamTrafficSpec,
+};
 pub use read::{Document, Key, read, read_json};
 pub use smi::{
     HttpMatch, HttpRouteGroup, HttpRouteGroupSpec, PolicyMeta, Subject, TargetRule, TcpMatch, TcpRoute,

@@ -29,8 +29,8 @@ impl fmt::Display for Key {
 /// A document that was read.
 #[derive(Clone, Debug)]
 pub enum Document {
-    /// It holds nothing the mesh is made of; a warning where it looks as if it should.
-    Other(Option<Diagnostic>),
+    /// It holds nothing the mesh is made of; warnings where it looks as if it should.
+    Other(Vec<Diagnostic>),
     /// An object, and warnings about it.
     Object(Key, Object, Vec<Diagnostic>),
     /// An object that is not to be used: at least one of the diagnostics is an error.
@@ -130,29 +130,42 @@ fn document(text: Text<'_>, header: &Header) -> Document {
             Object::TrafficSplit,
             validator::traffic_split,
         ),
-        ("config.openservicemesh.io", "v1alpha2", "MeshConfig") => policy(
+        ("config.openservicemesh.io", "v1alpha1" | "v1alpha2", "MeshConfig") => policy(
             text,
             header,
             "MeshConfig",
             Object::MeshConfig,
             validator::mesh_config,
         ),
-        _ => Document::Other(unread(text, header, group)),
+        ("policy.openservicemesh.io", "v1alpha1", "Egress") => {
+            not_followed(text, header, "Egress", validator::egress)
+        }
+        ("policy.openservicemesh.io", "v1alpha1", "IngressBackend") => {
+            not_followed(text, header, "IngressBackend", validator::ingress_backend)
+        }
+        ("policy.openservicemesh.io", "v1alpha1", "Retry") => {
+            not_followed(text, header, "Retry", validator::retry)
+        }
+        ("policy.openservicemesh.io", "v1alpha1", "UpstreamTrafficSetting") => not_followed(
+            text,
+            header,
+            "UpstreamTrafficSetting",
+            validator::upstream_traffic_setting,
+        ),
+        _ => Document::Other(unread(text, header, group).into_iter().collect()),
     }
 }
 
 /// Says why a document of a group that is the mesh's own is not used.
 fn unread(text: Text<'_>, header: &Header, group: &str) -> Option<Diagnostic> {
     let finding = match (group, header.kind.as_str()) {
-        ("policy.openservicemesh.io", _)
-        | ("config.openservicemesh.io", "MeshRootCertificate" | "ExtensionService") => Finding::warning(
-            "kind",
-            format!(
-                "{} is not supported yet; ignored, and nothing is opened by it",
-                header.kind
-            ),
-            "remove it, or keep it for a later version",
-        ),
+        ("config.openservicemesh.io", "MeshRootCertificate" | "ExtensionService") => {
+            unsupported(&header.kind)
+        }
+        ("policy.openservicemesh.io", "Egress" | "IngressBackend" | "Retry" | "UpstreamTrafficSetting") => {
+            version(header, "policy.openservicemesh.io/v1alpha1")
+        }
+        ("policy.openservicemesh.io", _) => unknown_kind(header),
         ("access.smi-spec.io", "TrafficTarget") => version(header, "access.smi-spec.io/v1alpha3"),
         ("specs.smi-spec.io", "HTTPRouteGroup" | "TCPRoute") => version(header, "specs.smi-spec.io/v1alpha4"),
         ("split.smi-spec.io", "TrafficSplit") => version(header, "split.smi-spec.io/v1alpha2"),
@@ -173,6 +186,14 @@ fn unread(text: Text<'_>, header: &Header, group: &str) -> Option<Diagnostic> {
     };
     let object = format!("{} {}", header.kind, name(header, ""));
     Some(text.diagnostic(object.trim().to_owned(), finding))
+}
+
+fn unsupported(kind: &str) -> Finding {
+    Finding::warning(
+        "kind",
+        format!("{kind} is not supported yet; ignored, and nothing is opened by it"),
+        "remove it, or keep it for a later version",
+    )
 }
 
 fn version(header: &Header, served: &str) -> Finding {
@@ -241,28 +262,60 @@ fn policy<T: DeserializeOwned>(
     if key.name.name.is_empty() {
         return nameless(text, key);
     }
-    let (value, ignored) = match text.read_noting::<T>() {
+    let (value, diagnostics) = match checked(text, &key, validate) {
         Ok(read) => read,
         Err(mistake) => return mistyped(text, key, mistake),
     };
-    let unknown = ignored.into_iter().filter(|field| !elsewhere(field));
-    let findings = unknown
-        .map(|field| {
-            Finding::warning(
-                field,
-                format!("{kind} has no such field; it is ignored"),
-                "correct the spelling or remove it",
-            )
-        })
-        .chain(validate(&value));
-    let diagnostics: Vec<Diagnostic> = findings
-        .map(|finding| text.diagnostic(key.to_string(), finding))
-        .collect();
     if diagnostics.iter().any(|found| found.severity == Severity::Error) {
         return Document::Invalid(key, diagnostics);
     }
     let source = text.source(true);
     Document::Object(key, wrap(Arc::new(Stored { value, source })), diagnostics)
+}
+
+/// Reads a kind that the mesh does not follow: what is wrong with it is told, and that it is ignored.
+fn not_followed<T: DeserializeOwned>(
+    text: Text<'_>,
+    header: &Header,
+    kind: &'static str,
+    validate: fn(&T) -> Vec<Finding>,
+) -> Document {
+    let key = Key {
+        kind,
+        name: name(header, "default"),
+    };
+    let mut diagnostics = match checked(text, &key, validate) {
+        Ok((_, diagnostics)) => diagnostics,
+        Err(mistake) => return mistyped(text, key, mistake),
+    };
+    diagnostics.push(text.diagnostic(key.to_string(), unsupported(kind)));
+    match diagnostics.iter().any(|found| found.severity == Severity::Error) {
+        true => Document::Invalid(key, diagnostics),
+        false => Document::Other(diagnostics),
+    }
+}
+
+/// Reads a value, and says what is wrong with it: fields that its kind does not have, and what the validator finds.
+fn checked<T: DeserializeOwned>(
+    text: Text<'_>,
+    key: &Key,
+    validate: fn(&T) -> Vec<Finding>,
+) -> Result<(T, Vec<Diagnostic>), Mistake> {
+    let (value, ignored) = text.read_noting::<T>()?;
+    let unknown = ignored.into_iter().filter(|field| !elsewhere(field));
+    let findings = unknown
+        .map(|field| {
+            Finding::warning(
+                field,
+                format!("{} has no such field; it is ignored", key.kind),
+                "correct the spelling or remove it",
+            )
+        })
+        .chain(validate(&value));
+    let diagnostics = findings
+        .map(|finding| text.diagnostic(key.to_string(), finding))
+        .collect();
+    Ok((value, diagnostics))
 }
 
 /// Fields that are read by others.

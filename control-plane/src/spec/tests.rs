@@ -125,9 +125,17 @@ fn text_that_is_not_yaml_names_line_and_column() {
 
 #[test]
 fn kinds_to_come_say_that_they_open_nothing() {
-    for kind in ["Egress", "IngressBackend", "Retry", "UpstreamTrafficSetting"] {
-        let text =
-            format!("apiVersion: policy.openservicemesh.io/v1alpha1\nkind: {kind}\nmetadata: {{name: a}}\n");
+    let retry = "spec: {source: {kind: ServiceAccount, name: a}, retryPolicy: {retryOn: 5xx}}";
+    let setting = "spec: {host: a.default.svc.cluster.local}";
+    for (kind, spec) in [
+        ("Egress", "spec: {}"),
+        ("IngressBackend", "spec: {}"),
+        ("Retry", retry),
+        ("UpstreamTrafficSetting", setting),
+    ] {
+        let text = format!(
+            "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: {kind}\nmetadata: {{name: a}}\n{spec}\n"
+        );
         assert_eq!(only(&text), (Severity::Warning, 12, "kind".to_owned()));
         assert!(
             diagnostics(&text)[0]

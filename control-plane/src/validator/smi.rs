@@ -150,7 +150,7 @@ fn check_headers<'a>(
 
 /// Takes exactly what a proxy takes: it refuses all routes of a port for one expression that it cannot use, and would
 /// keep to the rules from before.
-fn check_regex(field: &str, expression: &str, findings: &mut Vec<Finding>) {
+pub(super) fn check_regex(field: &str, expression: &str, findings: &mut Vec<Finding>) {
     let compile = |pattern: &str| {
         RegexBuilder::new(pattern)
             .unicode(false)
