@@ -114,4 +114,12 @@ mod tests {
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
     }
+
+    #[test]
+    fn a_namespace_of_a_subcommand_is_not_the_control_planes() {
+        let args = ["weir", "inject", "--from-cluster", "--namespace", "shop"];
+        assert_eq!(Args::parse_from(args).cluster.namespace, "weir-system");
+        let args = ["weir", "check", "--weir-namespace", "other"];
+        assert_eq!(Args::parse_from(args).cluster.namespace, "other");
+    }
 }

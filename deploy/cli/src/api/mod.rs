@@ -27,7 +27,9 @@ pub struct Options {
     #[arg(long, value_name = "NAME", global = true, help_heading = "Cluster")]
     pub context: Option<String>,
     /// The namespace of the control plane.
+    // An id of its own: subcommands have a `namespace` that means something else.
     #[arg(
+        id = "weir_namespace",
         long = "weir-namespace",
         value_name = "NAME",
         default_value = "weir-system",
