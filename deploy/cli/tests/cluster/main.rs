@@ -109,13 +109,26 @@ fn trials(ready: &Ready) -> Vec<Trial> {
     basics::tests(&mut tests);
     bookstore::tests(&mut tests);
     cases::tests(&mut tests);
-    tests.trials
+    // Those of a mode together, or they wait for each other.
+    tests.trials.sort_by_key(|(turn, _)| *turn);
+    tests.trials.into_iter().map(|(_, trial)| trial).collect()
 }
 
 /// The tests, as they are collected.
 pub(crate) struct Tests<'a> {
     ready: &'a Ready,
-    trials: Vec<Trial>,
+    trials: Vec<(Turn, Trial)>,
+}
+
+/// When a test is begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Turn {
+    /// While policy is enforced.
+    Enforcing,
+    /// While the mesh is permissive.
+    Permissive,
+    /// Beside no other.
+    Alone,
 }
 
 impl Tests<'_> {
@@ -139,7 +152,11 @@ impl Tests<'_> {
     where
         F: Future<Output = Outcome> + Send + 'static,
     {
-        self.trial(name, async move |world| {
+        let turn = match mode {
+            Mode::Permissive => Turn::Permissive,
+            _ => Turn::Enforcing,
+        };
+        self.trial(name, turn, async move |world| {
             let _holds = world.mode(mode).await?;
             limited(test(Arc::clone(&world))).await
         });
@@ -150,13 +167,18 @@ impl Tests<'_> {
     where
         F: Future<Output = Outcome> + Send + 'static,
     {
-        self.trial(name, async move |world| {
+        self.trial(name, Turn::Alone, async move |world| {
             let _alone = world.alone().await;
             limited(test(Arc::clone(&world))).await
         });
     }
 
-    fn trial(&mut self, name: &str, run: impl AsyncFnOnce(Arc<World>) -> Outcome + Send + 'static) {
+    fn trial(
+        &mut self,
+        name: &str,
+        turn: Turn,
+        run: impl AsyncFnOnce(Arc<World>) -> Outcome + Send + 'static,
+    ) {
         let trial = match self.ready.clone() {
             Ok((world, runtime)) => Trial::test(name, move || {
                 let outcome = runtime.block_on(run(world));
@@ -170,7 +192,7 @@ impl Tests<'_> {
                 Trial::test(name, || Err(Failed::from(reason))).with_ignored_flag(skip)
             }
         };
-        self.trials.push(trial);
+        self.trials.push((turn, trial));
     }
 }
 
