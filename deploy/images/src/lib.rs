@@ -5,6 +5,8 @@
 //! anyway, with the libraries they need ([`linked`]).
 
 pub mod archive;
+pub mod compile;
 pub mod linked;
+pub mod mesh;
 
 pub use archive::Image;
