@@ -13,6 +13,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use rcgen::KeyPair;
 use tokio::time::sleep;
 
 use crate::{pki::Pki, process::Process};
@@ -95,6 +96,16 @@ impl ApiServer {
         self.pki.kubeconfig(file, &self.address, &pair)
     }
 
+    /// The key that it signs tokens of ServiceAccounts with.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn token_key(&self) -> anyhow::Result<KeyPair> {
+        let path = self.pki.token_key();
+        let pem = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(KeyPair::from_pem(&pem)?)
+    }
+
     /// Stops the server where it is: it takes connections and answers nothing.
     ///
     /// # Errors
@@ -168,8 +179,11 @@ pub async fn client(kubeconfig: &Path) -> anyhow::Result<Client> {
     Ok(Client::try_from(config)?)
 }
 
-/// Ports that nobody listens on.
-fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
+/// Ports of loopback that nobody listens on.
+///
+/// # Errors
+/// When there is none.
+pub fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
     let mut held = Vec::new();
     let mut ports = [0; N];
     for port in &mut ports {

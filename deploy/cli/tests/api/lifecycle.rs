@@ -1,0 +1,165 @@
+//! From an empty cluster through install and upgrade back to an empty cluster.
+
+use std::{collections::BTreeSet, path::Path, sync::Arc};
+
+use anyhow::{Context, ensure};
+use kube::{
+    Api, Client, ResourceExt,
+    api::ListParams,
+    discovery::{Discovery, verbs},
+};
+use weir_cluster::{ApiServer, process::Process};
+
+use crate::{
+    Outcome, Tests,
+    controller::Controller,
+    world::{SYSTEM, World, eventually, weir},
+};
+
+const CONTROLLER_MANAGER: &str = "kube-controller-manager";
+/// What the cluster itself makes while nobody looks.
+const CLUSTERS_OWN: [&str; 4] = ["Event", "APIService", "ComponentStatus", "Lease kube-system"];
+
+pub(crate) fn tests(tests: &mut Tests<'_>) {
+    tests.beside(
+        "lifecycle::uninstall_leaves_nothing_of_install_and_upgrade",
+        whole,
+    );
+}
+
+async fn whole(world: Arc<World>) -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let api_server = ApiServer::start(world.programs(), &directory.path().join("api-server")).await?;
+    let kubeconfig = api_server.kubeconfig();
+    // Namespaces go, and Deployments have pods, where the cluster's own controllers run.
+    let manager = world.programs().join(CONTROLLER_MANAGER);
+    let manager = match manager.is_file() {
+        true => Some(start_manager(&manager, kubeconfig, directory.path())?),
+        false => None,
+    };
+    let client = api_server.client();
+    let before = everything(&client).await?;
+
+    let dry = weir(kubeconfig, &["install", "--dry-run"]).await?;
+    ensure!(dry.contains("Deployment"), "{dry}");
+    ensure!(
+        everything(&client).await? == before,
+        "a dry run changes the cluster"
+    );
+    weir(kubeconfig, &["install", "--no-wait"]).await?;
+    let installed = everything(&client).await?;
+    ensure!(installed.len() > before.len() + 20, "{} objects", installed.len());
+    run_once(&api_server, directory.path()).await?;
+    let again = weir(kubeconfig, &["install", "--no-wait"]).await?;
+    let changed = again
+        .lines()
+        .find(|line| line.ends_with(" created") || line.ends_with(" changed"));
+    ensure!(
+        changed.is_none(),
+        "a second install changes something: {changed:?}"
+    );
+
+    let egress = [
+        "upgrade",
+        "--no-wait",
+        "--set",
+        "meshConfig.spec.traffic.enableEgress=false",
+    ];
+    weir(kubeconfig, &egress).await?;
+    let config = serde_json::from_value(serde_json::json!({
+        "apiVersion": "config.openservicemesh.io/v1alpha2", "kind": "MeshConfig",
+        "metadata": {"namespace": SYSTEM}}))?;
+    let config = weir::api::api_of(&client, &config)?
+        .get("osm-mesh-config")
+        .await?;
+    ensure!(
+        config.data["spec"]["traffic"]["enableEgress"] == false,
+        "{:?}",
+        config.data
+    );
+
+    let mut uninstall = vec!["uninstall", "--force", "--delete-crds", "--timeout=60s"];
+    if manager.is_none() {
+        uninstall.push("--keep-namespace");
+    }
+    weir(kubeconfig, &uninstall).await?;
+    eventually("nothing to be left", || async {
+        let mut left = everything(&client).await?;
+        left.retain(|object| !before.contains(object));
+        if manager.is_none() {
+            left.remove(&format!("Namespace  {SYSTEM}"));
+        }
+        ensure!(left.is_empty(), "left are {left:?}");
+        Ok(())
+    })
+    .await?;
+    let twice = weir(kubeconfig, &["uninstall", "--force", "--delete-crds"]).await;
+    ensure!(twice.is_ok() || manager.is_none(), "{twice:?}");
+    Ok(())
+}
+
+fn start_manager(program: &Path, kubeconfig: &Path, directory: &Path) -> anyhow::Result<Process> {
+    let pki = kubeconfig.parent().context("no directory")?;
+    let flags = [
+        format!("--kubeconfig={}", kubeconfig.display()),
+        format!(
+            "--service-account-private-key-file={}",
+            pki.join("tokens.key").display()
+        ),
+        format!("--root-ca-file={}", pki.join("ca.crt").display()),
+        "--leader-elect=false".to_owned(),
+        "--secure-port=0".to_owned(),
+    ];
+    Process::start(program, flags, &directory.join("kube-controller-manager.log"))
+}
+
+/// Has a controller make what controllers make: the Secret, the Lease, caBundle.
+async fn run_once(api_server: &ApiServer, directory: &Path) -> Outcome {
+    let account = format!("system:serviceaccount:{SYSTEM}:weir-controller");
+    let kubeconfig = api_server.kubeconfig_for("controller", &account, None)?;
+    let controller = Controller::start("once", &kubeconfig, directory)?;
+    controller.ready().await?;
+    let made = eventually("the Secret and the Lease to be made", || async {
+        let all = everything(&api_server.client()).await?;
+        for object in [
+            format!("Secret {SYSTEM} weir-ca-bundle"),
+            format!("Lease {SYSTEM} weir-controller"),
+        ] {
+            ensure!(all.contains(&object), "there is no {object}");
+        }
+        Ok(())
+    });
+    made.await.with_context(|| controller.evidence())
+}
+
+/// Kind, namespace and name of every object of the cluster, but for those that come and go by themselves.
+async fn everything(client: &Client) -> anyhow::Result<BTreeSet<String>> {
+    let mut all = BTreeSet::new();
+    let discovery = Discovery::new(client.clone()).run().await?;
+    for group in discovery.groups() {
+        for (resource, capabilities) in group.recommended_resources() {
+            if !capabilities.supports_operation(verbs::LIST) {
+                continue;
+            }
+            let api = Api::<kube::api::DynamicObject>::all_with(client.clone(), &resource);
+            // A kind may go between the two questions.
+            let Ok(list) = api.list_metadata(&ListParams::default()).await else {
+                continue;
+            };
+            for object in list {
+                let namespace = object.namespace().unwrap_or_default();
+                all.insert(format!("{} {namespace} {}", resource.kind, object.name_any()));
+            }
+        }
+    }
+    all.retain(|object| {
+        !CLUSTERS_OWN.iter().any(|own| object.starts_with(own)) && !is_made_for_namespaces(object)
+    });
+    Ok(all)
+}
+
+/// What every namespace gets from the cluster, sooner or later.
+fn is_made_for_namespaces(object: &str) -> bool {
+    let found = object.ends_with(" kube-root-ca.crt") || object.ends_with(" default");
+    (found && !object.starts_with("Namespace")) || object.contains(" kube-")
+}
