@@ -69,11 +69,16 @@ pub async fn handle(
 
     let admitted = admit(&chain.model, &facts, peer.as_deref());
     let admitted = admitted.and_then(|()| resolved.next_chain(&facts, peer.as_deref()).map(drop));
-    if let Err(denied) = admitted {
+    let refused = admitted.err();
+    if let Some(denied) = &refused {
         tracing::info!(%source, %destination, reason = %denied.reason, "{}", denied.text);
-        net::reset(client.socket());
-        return Err(denied.reason);
+        // A request can be told why it is refused, bytes cannot.
+        if !matches!(&chain.terminal, Terminal::Http(_)) {
+            net::reset(client.socket());
+            return Err(denied.reason);
+        }
     }
+    let refused = refused.map(|denied| denied.reason);
 
     let protocol = match &chain.terminal {
         Terminal::Tcp(..) => Protocol::Tcp,
@@ -107,12 +112,12 @@ pub async fn handle(
                 facts,
                 peer,
                 resolved.clone(),
-                chain.clone(),
+                refused.map_or(Ok(chain.clone()), Err),
             );
             if let Err(error) = serve(client, Arc::new(session), codec).await {
                 tracing::debug!(%source, %destination, %error, "an HTTP connection ended");
             }
-            Ok(())
+            refused.map_or(Ok(()), Err)
         }
     }
 }

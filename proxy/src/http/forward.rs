@@ -207,6 +207,10 @@ fn target<'a>(http: &'a HttpChain, matched: &Matched<'_>) -> Result<&'a Arc<Upst
 }
 
 pub(super) fn closed(reason: Reason) -> Refusal {
+    if reason == Reason::RbacConnection {
+        let text = "RBAC: access denied: no policy lets this client connect\n";
+        return Refusal::new(reason, text.to_owned());
+    }
     Refusal::new(
         reason,
         format!("the listener's configuration changed and does not serve this connection any more: {reason}"),

@@ -75,14 +75,14 @@ pub struct Serving {
 }
 
 impl Session {
-    /// A session on a connection that `chain` was chosen for.
+    /// A session on a connection that `chain` was chosen for, or whose client is refused for now.
     pub fn new(
         context: Arc<Context>,
         assembly: Arc<Assembly>,
         facts: Facts,
         peer: Option<Arc<PeerIdentity>>,
         resolved: Arc<Resolved>,
-        chain: Arc<Chain>,
+        chain: Result<Arc<Chain>, Reason>,
     ) -> Self {
         Self {
             context,
@@ -94,7 +94,7 @@ impl Session {
             current: ArcSwap::from_pointee(Current {
                 // Another version may wait behind it: looked at when the first request comes.
                 resolved: resolved.is_alone().then_some(resolved),
-                chain: Ok(Serving { chain, next: None }),
+                chain: chain.map(|chain| Serving { chain, next: None }),
             }),
         }
     }
