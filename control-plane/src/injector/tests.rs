@@ -156,7 +156,12 @@ fn exclusions_of_the_mesh_and_of_the_pod_are_united() {
 #[test]
 fn mesh_config_reaches_the_sidecar() {
     let spec = serde_json::from_value(json!({
-        "sidecar": { "logLevel": "debug", "localProxyMode": "PodIP", "resources": { "limits": { "memory": "64Mi" } } },
+        "sidecar": {
+            "logLevel": "debug",
+            "localProxyMode": "PodIP",
+            "enablePrivilegedInitContainer": true,
+            "resources": { "limits": { "memory": "64Mi" } },
+        },
         "traffic": { "outboundPortExclusionList": [6379], "outboundIPRangeExclusionList": ["10.0.0.1/32"] },
     }))
     .unwrap();
@@ -164,6 +169,11 @@ fn mesh_config_reaches_the_sidecar() {
     let pod = inject(pod(json!({}), json!({})), &namespace(), &settings).unwrap();
     let inits = pod.spec.unwrap().init_containers.unwrap();
     let (redirect, proxy) = (inits[0].args.as_ref().unwrap(), &inits[1]);
+    let security = inits[0].security_context.as_ref().unwrap();
+    assert_eq!(
+        (security.privileged, security.allow_privilege_escalation),
+        (Some(true), Some(true))
+    );
     for wanted in [
         "--exclude-outbound-ports=6379",
         "--exclude-outbound-cidrs=10.0.0.1/32",
