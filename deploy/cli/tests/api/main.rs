@@ -53,7 +53,7 @@ fn main() -> ExitCode {
         }
     }
     let found = weir_cluster::programs::find(weir_cluster::programs::API_SERVER);
-    match found.and_then(|found| world::etcd().map(|()| found)) {
+    match found.and_then(|found| world::etcd(&found).map(|()| found)) {
         // The sandbox sees to it that everything ends with the test, however that ends.
         Ok(found) => match Sandbox::enter() {
             Ok(_) => run(async move || World::start(&found, true).await),

@@ -10,7 +10,7 @@ use crate::{
     Outcome, Tests,
     client::{Session, sign},
     pods::AUDIENCE,
-    space::Space,
+    space::{Space, documents},
     watches::{allow, service, session, slice},
     world::{World, eventually},
 };
@@ -23,11 +23,33 @@ const GROWTH: u64 = 48;
 pub(crate) fn tests(tests: &mut Tests<'_>) {
     tests.alone("outage::a_frozen_api_server_changes_nothing", frozen);
     tests.alone("outage::an_api_server_that_is_gone_changes_nothing", gone);
+    tests.alone("outage::an_api_server_that_says_429_is_asked_later", too_busy);
     tests.alone(
         "outage::a_controller_waits_for_an_api_server_that_is_not_there_yet",
         absent,
     );
 }
+
+/// Has the API server answer 429 to whatever the controllers ask while it answers another question of theirs.
+const NOT_NOW: &str = "
+apiVersion: flowcontrol.apiserver.k8s.io/v1
+kind: PriorityLevelConfiguration
+metadata: {name: not-now}
+spec:
+  type: Limited
+  limited: {nominalConcurrencyShares: 0, lendablePercent: 0, borrowingLimitPercent: 0, limitResponse: {type: Reject}}
+---
+apiVersion: flowcontrol.apiserver.k8s.io/v1
+kind: FlowSchema
+metadata: {name: not-now}
+spec:
+  priorityLevelConfiguration: {name: not-now}
+  matchingPrecedence: 2
+  rules:
+  - subjects: [{kind: User, user: {name: 'system:serviceaccount:weir-system:weir-controller'}}]
+    resourceRules: [{verbs: ['*'], apiGroups: ['*'], resources: ['*'], clusterScope: true, namespaces: ['*']}]
+    nonResourceRules: [{verbs: ['*'], nonResourceURLs: ['*']}]
+";
 
 /// A server that lets a client in, and the server's configuration.
 async fn scene(world: &Arc<World>, name: &str, net: u8) -> anyhow::Result<(Space, Session, String)> {
@@ -135,4 +157,39 @@ async fn absent(world: Arc<World>) -> Outcome {
     waits?;
     ensure!(state?.0 == 503, "ready without knowing the mesh");
     controller.ready().await
+}
+
+async fn too_busy(world: Arc<World>) -> Outcome {
+    let (space, mut session, client) = scene(&world, "too-busy", 3).await?;
+    for object in documents(NOT_NOW)? {
+        weir::api::apply(&world.client(), &object, false).await?;
+    }
+    let controller = world.controller(1);
+    let came = async {
+        controller.restart()?;
+        controller.ready().await?;
+        rejected(&world).await
+    }
+    .await;
+    for object in documents(NOT_NOW)? {
+        weir::api::delete(&world.client(), &object).await?;
+    }
+    ensure!(came? > 0.0, "the API server answered nothing with 429");
+    let lines = controller.log().lines().count();
+    ensure!(lines < 100, "{lines} lines are logged");
+    session.drain(Duration::from_millis(100)).await?;
+    ensure!(session.has(|known| known.says(&client)), "the last state is gone");
+    goes_on(&space, &mut session).await
+}
+
+/// How many requests the API server has answered with 429, as it counts them itself.
+async fn rejected(world: &World) -> anyhow::Result<f64> {
+    let request = http::Request::get("/metrics").body(Vec::new())?;
+    let text = world.client().request_text(request).await?;
+    let counts = text.lines().filter(|line| {
+        line.starts_with("apiserver_flowcontrol_rejected_requests_total{") && line.contains("not-now")
+    });
+    Ok(counts
+        .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+        .sum())
 }

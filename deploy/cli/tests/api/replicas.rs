@@ -25,6 +25,10 @@ use crate::{
 pub(crate) fn tests(tests: &mut Tests<'_>) {
     tests.beside("replicas::an_emptied_ca_bundle_is_filled_at_once", bundle);
     tests.alone("replicas::another_replica_leads_when_the_leader_goes", failover);
+    tests.alone(
+        "replicas::one_that_stops_says_so_and_serves_a_little_longer",
+        leaving,
+    );
     tests.alone("replicas::a_restarted_replica_has_the_same_root", restart);
     tests.alone("replicas::many_that_start_at_once_share_one_root", race);
 }
@@ -178,4 +182,45 @@ async fn race(world: Arc<World>) -> Outcome {
             .await?;
     }
     Ok(())
+}
+
+async fn leaving(world: Arc<World>) -> Outcome {
+    let space = Space::open(&world, "leaving", &["client", "server"]).await?;
+    space.apply(&service("server")).await?;
+    space.apply(&slice("server", &[("server", "10.6.3.1")])).await?;
+    let pod: Pod = space.run_pod("server", "server", "10.6.3.1").await?;
+    let uid = pod.uid().context("no UID")?;
+    let token = space.token("server", Some(&pod), AUDIENCE).await?;
+    let controller = world.controller(1);
+    let signed = sign(&world, controller, &token, &[])
+        .await?
+        .context("a good token is refused")?;
+    let wanted = [(ResourceType::Route, "inbound|8080")];
+    let mut session = Session::open(&world, controller, &signed, &uid, &wanted).await?;
+    session
+        .until("the listener", |known| known.has("inbound"))
+        .await?;
+
+    controller.terminate()?;
+    eventually("the replica to say that it stops", || async {
+        let (status, body) = controller.page("/health/ready").await?;
+        ensure!(status == 503 && body.contains("stopping"), "{status}: {body}");
+        Ok(())
+    })
+    .await?;
+    // Until its last connections have moved, what changes still reaches those who are there.
+    space.apply(&allow("server", "client")).await?;
+    let client = "spiffe://cluster.local/ns/leaving/sa/client";
+    session.until("the policy", |known| known.says(client)).await?;
+    let mut session = Session::open(&world, world.controller(0), &signed, &uid, &wanted).await?;
+    session
+        .until("the policy elsewhere", |known| known.says(client))
+        .await?;
+    eventually("the replica to end", || async {
+        ensure!(controller.runs().is_err(), "it runs still");
+        Ok(())
+    })
+    .await?;
+    controller.restart()?;
+    controller.ready().await
 }

@@ -1,7 +1,7 @@
 //! The API server that all tests share, with the mesh installed in it and two controllers at work.
 
 use std::{
-    env, fs,
+    env,
     path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
@@ -235,10 +235,11 @@ where
     }
 }
 
-/// Whether etcd is there.
-pub(crate) fn etcd() -> Result<(), String> {
+/// Whether etcd is there, beside the API server or in PATH.
+pub(crate) fn etcd(programs: &Path) -> Result<(), String> {
     let path = env::var_os("PATH").unwrap_or_default();
-    match env::split_paths(&path).any(|directory| fs::exists(directory.join("etcd")).unwrap_or(false)) {
+    let mut directories = env::split_paths(&path).chain([programs.to_owned()]);
+    match directories.any(|directory| directory.join("etcd").is_file()) {
         true => Ok(()),
         false => Err("needs etcd; install the package etcd-server".to_owned()),
     }
