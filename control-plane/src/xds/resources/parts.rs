@@ -147,7 +147,6 @@ pub(super) fn tls_parameters(tls: &TlsSettings) -> TlsParameters {
         tls_maximum_protocol_version: maximum.into(),
         cipher_suites: tls.cipher_suites.clone(),
         ecdh_curves: tls.curves.clone(),
-        ..TlsParameters::default()
     }
 }
 
