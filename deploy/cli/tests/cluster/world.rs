@@ -135,11 +135,6 @@ impl World {
         self.client.clone()
     }
 
-    /// The administrator's kubeconfig.
-    pub(crate) fn kubeconfig(&self) -> &Path {
-        &self.kubeconfig
-    }
-
     /// Runs something on the side.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.runtime.spawn(task);

@@ -20,7 +20,6 @@ mod objects;
 pub(crate) mod pods;
 
 pub(crate) use objects::{Target, apply, documents, patch};
-pub(crate) use pods::Output;
 pub(crate) use weir::demo::scrape::Scrape;
 
 use std::{
@@ -28,7 +27,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use k8s_openapi::api::core::v1::{Event, Namespace};
 use kube::{
     Api, Client, ResourceExt,
@@ -165,19 +164,6 @@ impl Scene {
         text
     }
 
-    /// Waits until the namespace's deletion has ended.
-    pub(crate) async fn close(self) -> anyhow::Result<()> {
-        let namespaces = Api::<Namespace>::all(self.client());
-        let _begun_already = namespaces.delete(&self.namespace, &DeleteParams::default()).await;
-        let name = self.namespace.clone();
-        self.eventually("the namespace to be gone", || async {
-            match namespaces.get_opt(&name).await? {
-                Some(left) => bail!("it is there: {:?}", left.status),
-                None => Ok(()),
-            }
-        })
-        .await
-    }
 }
 
 impl Drop for Scene {

@@ -31,22 +31,6 @@ impl Scene {
         Ok(())
     }
 
-    /// Applies YAML and gives back why it was refused.
-    pub(crate) async fn refused(&self, yaml: &str) -> anyhow::Result<String> {
-        match self.apply(yaml).await {
-            Ok(()) => bail!("it was accepted:\n{yaml}"),
-            Err(error) => match error.downcast_ref::<kube::Error>() {
-                Some(kube::Error::Api(status)) => Ok(status.message.clone()),
-                _ => Err(error),
-            },
-        }
-    }
-
-    /// Merges a change into an object of the scene's namespace.
-    pub(crate) async fn patch(&self, target: Target<'_>, change: &Value) -> anyhow::Result<()> {
-        patch(&self.client(), target, &self.namespace, change).await
-    }
-
     /// An object of the scene's namespace.
     pub(crate) async fn get(&self, target: Target<'_>) -> anyhow::Result<DynamicObject> {
         let api = target.api(&self.client(), &self.namespace).await?;

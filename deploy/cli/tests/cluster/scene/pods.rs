@@ -117,16 +117,6 @@ impl Scene {
         ran.with_context(|| format!("cannot run {argv:?} in {}/{pod} {container}", self.namespace()))
     }
 
-    /// What a container has logged; of the run before the last restart, with `previous`.
-    pub(crate) async fn logs(&self, pod: &str, container: &str, previous: bool) -> anyhow::Result<String> {
-        let parameters = LogParams {
-            container: Some(container.to_owned()),
-            previous,
-            ..LogParams::default()
-        };
-        Ok(self.pods().logs(pod, &parameters).await?)
-    }
-
     /// Asks a pod for a path, from the API server: as a client outside of the mesh does, without a sidecar.
     pub(crate) async fn ask(&self, pod: &str, port: u16, path: &str) -> anyhow::Result<String> {
         let place = format!(
