@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::{
     Outcome, Tests,
     space::Space,
-    watches::allow,
+    watches::{allow, session},
     world::{SYSTEM, World},
 };
 
@@ -23,6 +23,8 @@ pub(crate) fn tests(tests: &mut Tests<'_>) {
 
 async fn refused(world: Arc<World>) -> Outcome {
     let space = Space::open(&world, "refused", &["server"]).await?;
+    // Who has a certificate is of a namespace that the controller knows: what is of others is not judged.
+    session(&space, "server", "10.8.1.1", &[]).await?;
     let good = allow("server", "client");
     let split = "apiVersion: split.smi-spec.io/v1alpha2\nkind: TrafficSplit\nmetadata: {name: split}\nspec:\n  \
                  service: server\n  backends: [{service: v1, weight: 50}]\n";
