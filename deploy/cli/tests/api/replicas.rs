@@ -23,7 +23,8 @@ use crate::{
 };
 
 pub(crate) fn tests(tests: &mut Tests<'_>) {
-    tests.beside("replicas::an_emptied_ca_bundle_is_filled_at_once", bundle);
+    // Until it is mended, the API server cannot call anybody's webhook.
+    tests.alone("replicas::an_emptied_ca_bundle_is_filled_at_once", bundle);
     tests.alone("replicas::another_replica_leads_when_the_leader_goes", failover);
     tests.alone(
         "replicas::one_that_stops_says_so_and_serves_a_little_longer",
