@@ -87,7 +87,7 @@ async fn wrong(world: Arc<World>) -> Outcome {
         "error: ",
         "bad-input-split.yaml:7:",
         "TrafficSplit bad-input/server: spec.backends[1].service: there is no Service bad-input/missing",
-        "; correct the name, or create the Service",
+        "; name a Service of namespace bad-input that has endpoints in the mesh, or create it",
     ];
     told(&world, &scene, &parts).await?;
     load.more(SOME).await?;
