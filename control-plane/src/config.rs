@@ -66,7 +66,7 @@ pub struct Args {
           value_parser = ["Always", "IfNotPresent", "Never"])]
     pub image_pull_policy: String,
 
-    /// Name of this replica, which no other has; the host name where it is not given.
+    /// Name of this replica, which no other has; one is made up where it is not given.
     #[arg(long, value_name = "NAME", env = "POD_NAME")]
     pub replica: Option<String>,
 

@@ -4,10 +4,7 @@
 //! holds the Lease. Whether another holder is alive is judged by how long ago its record was last *seen to change*, on
 //! this machine's monotonic clock: clocks of nodes differ, and no timestamp in the Lease is believed.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
@@ -20,7 +17,7 @@ use kube::{
 };
 use tokio::{
     sync::watch,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -43,6 +40,8 @@ struct Candidate {
     identity: Arc<str>,
     seen: Option<Seen>,
     renewed: Option<Instant>,
+    /// The last attempt got no answer, which has been told.
+    failing: bool,
 }
 
 /// Somebody's record of the Lease, and when this replica first saw it.
@@ -71,6 +70,7 @@ pub fn campaign(client: Client, namespace: &str, identity: &str, stop: Cancellat
         identity: identity.into(),
         seen: None,
         renewed: None,
+        failing: false,
     };
     tokio::spawn(candidate.run(tell, stop));
     leads
@@ -80,14 +80,15 @@ impl Candidate {
     async fn run(mut self, tell: watch::Sender<bool>, stop: CancellationToken) {
         loop {
             self.attempt_once().await;
-            let leads = self.renewed.is_some_and(|at| at.elapsed() < RENEW_WITHIN);
+            let left = self.left();
+            let leads = left.is_some();
             let changed = tell.send_if_modified(|led| std::mem::replace(led, leads) != leads);
             if changed {
                 info!(identity = &*self.identity, leads, "the election changed");
             }
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = sleep(RETRY) => {}
+                () = sleep(left.map_or(RETRY, |left| left.min(RETRY))) => {}
             }
         }
         if tell.send_replace(false) {
@@ -95,16 +96,39 @@ impl Candidate {
         }
     }
 
+    /// For how long this replica leads without a further renewal; `None`: it does not.
+    fn left(&self) -> Option<Duration> {
+        let left = RENEW_WITHIN.checked_sub(self.renewed?.elapsed())?;
+        (!left.is_zero()).then_some(left)
+    }
+
     async fn attempt_once(&mut self) {
-        match timeout(ANSWER, self.attempt()).await {
-            Ok(Ok(true)) => self.renewed = Some(Instant::now()),
-            Ok(Ok(false)) => self.renewed = None,
-            // Somebody else was faster, and is the leader then.
-            Ok(Err(kube::Error::Api(status))) if status.code == 409 => self.renewed = None,
-            Ok(Err(error)) => {
-                warn!(%error, lease = LEASE, "cannot take part in the election; trying again in 2 s")
+        // Others count from when the API server took the record, which is somewhere between now and its answer.
+        let asked = Instant::now();
+        // Who leads waits for no answer beyond the end of that.
+        let patience = self.left().map_or(ANSWER, |left| left.min(ANSWER));
+        let failure = match timeout(patience, self.attempt()).await {
+            Ok(Ok(holds)) => {
+                self.renewed = holds.then_some(asked);
+                None
             }
-            Err(_) => warn!(lease = LEASE, "no answer about the election; trying again in 2 s"),
+            // Somebody else was faster, and is the leader then.
+            Ok(Err(kube::Error::Api(status))) if status.code == 409 => {
+                self.renewed = None;
+                None
+            }
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("no answer".to_owned()),
+        };
+        let failed = std::mem::replace(&mut self.failing, failure.is_some());
+        match failure {
+            Some(error) if !failed => warn!(
+                error,
+                lease = LEASE,
+                "cannot take part in the election; trying again every 2 s"
+            ),
+            None if failed => info!(lease = LEASE, "takes part in the election again"),
+            _ => {}
         }
     }
 
@@ -198,7 +222,110 @@ fn step(spec: Option<&LeaseSpec>, identity: &str, silence: Duration) -> Step {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use http::{Method, Request, Response, StatusCode};
+    use http_body_util::BodyExt as _;
+    use kube::client::Body;
+    use parking_lot::Mutex;
+
     use super::*;
+
+    /// An API server that knows one Lease.
+    #[derive(Default)]
+    struct Server {
+        lease: Mutex<Option<(u64, serde_json::Value)>>,
+        silent: AtomicBool,
+    }
+
+    impl Server {
+        fn client(self: &Arc<Self>) -> Client {
+            let server = self.clone();
+            let service = tower::service_fn(move |request: Request<Body>| {
+                let server = server.clone();
+                async move { Ok::<_, std::convert::Infallible>(server.answer(request).await) }
+            });
+            Client::new(service, "weir-system")
+        }
+
+        async fn answer(&self, request: Request<Body>) -> Response<Body> {
+            if self.silent.load(Ordering::SeqCst) {
+                std::future::pending::<()>().await;
+            }
+            let method = request.method().clone();
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            let mut held = self.lease.lock();
+            let version = held.as_ref().map_or(0, |(version, _)| *version);
+            let given = serde_json::from_slice::<serde_json::Value>(&body).unwrap_or_default();
+            let code = match method {
+                Method::GET if held.is_none() => StatusCode::NOT_FOUND,
+                Method::POST if held.is_some() => StatusCode::CONFLICT,
+                Method::PUT
+                    if given["metadata"]["resourceVersion"].as_str() != Some(&*version.to_string()) =>
+                {
+                    StatusCode::CONFLICT
+                }
+                Method::GET => StatusCode::OK,
+                _ => {
+                    let mut lease = given;
+                    lease["metadata"]["resourceVersion"] = (version + 1).to_string().into();
+                    *held = Some((version + 1, lease));
+                    StatusCode::OK
+                }
+            };
+            let body = match &*held {
+                Some((_, lease)) if code.is_success() => lease.clone(),
+                _ => serde_json::json!({
+                    "kind": "Status", "status": "Failure", "code": code.as_u16(), "message": "",
+                    "reason": if code == StatusCode::NOT_FOUND { "NotFound" } else { "Conflict" },
+                }),
+            };
+            let mut response = Response::new(Body::from(body.to_string().into_bytes()));
+            *response.status_mut() = code;
+            response
+        }
+    }
+
+    fn candidate(server: &Arc<Server>, identity: &str) -> Candidate {
+        Candidate {
+            api: Api::namespaced(server.client(), "weir-system"),
+            identity: identity.into(),
+            seen: None,
+            renewed: None,
+            failing: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn one_leads_and_another_when_it_leaves() {
+        let server = Arc::new(Server::default());
+        let (mut first, mut second) = (candidate(&server, "a"), candidate(&server, "b"));
+        for _ in 0..3 {
+            first.attempt_once().await;
+            second.attempt_once().await;
+            assert!(first.left().is_some() && second.left().is_none());
+        }
+        first.give_back().await;
+        second.attempt_once().await;
+        assert!(second.left().is_some());
+        first.attempt_once().await;
+        assert!(first.left().is_none());
+    }
+
+    #[tokio::test]
+    async fn who_is_cut_off_leads_no_longer_than_it_may() {
+        let server = Arc::new(Server::default());
+        let mut leader = candidate(&server, "a");
+        leader.attempt_once().await;
+        assert!(leader.left().is_some());
+        server.silent.store(true, Ordering::SeqCst);
+        let asked = Instant::now();
+        leader.renewed = asked.checked_sub(RENEW_WITHIN - Duration::from_millis(20));
+        assert!(leader.left().is_some());
+        leader.attempt_once().await;
+        assert!(leader.left().is_none());
+        assert!(asked.elapsed() < ANSWER / 2, "{:?}", asked.elapsed());
+    }
 
     fn held_by(holder: &str) -> LeaseSpec {
         LeaseSpec {

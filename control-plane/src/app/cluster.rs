@@ -4,7 +4,7 @@ use std::{fmt::Display, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use kube::Client;
-use tokio::{sync::watch, time::sleep};
+use tokio::{net::TcpListener, sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -95,6 +95,9 @@ async fn serve(
         issuer: root.clone(),
         verifier: Arc::new(TokenReviews::new(client.clone())),
     };
+    // Before the replica is ready: the API server's calls then wait in the queue for the few moments until they are served.
+    let injector_listener = bind(args.injector_address, "--injector-address").await?;
+    let validator_listener = bind(args.validator_address, "--validator-address").await?;
     let app = App::start(args, admin.clone(), authority, snapshots.clone(), end.clone()).await?;
     let native = minor(&version.minor).is_some_and(|minor| minor >= NATIVE_SIDECARS);
     let webhooks = Webhooks {
@@ -103,7 +106,8 @@ async fn serve(
         trust: root.trust(),
         serving: app.serving.clone(),
     };
-    webhooks.start(args, native, admin, end).await?;
+    let listeners = [injector_listener, validator_listener];
+    webhooks.start(args, native, listeners, admin, end)?;
     follow_log_level(logging.clone(), objects, args.namespace.clone(), end.clone());
     keep_the_watch(kubernetes, end.clone());
     write(args, client, root, snapshots, stop);
@@ -119,10 +123,11 @@ struct Webhooks {
 }
 
 impl Webhooks {
-    async fn start(
+    fn start(
         self,
         args: &Args,
         native_sidecars: bool,
+        [injector_listener, validator_listener]: [TcpListener; 2],
         admin: &Admin,
         end: &CancellationToken,
     ) -> anyhow::Result<()> {
@@ -139,8 +144,6 @@ impl Webhooks {
         let injector = injector::Webhook::new(base, self.objects.clone(), self.trust, self.client);
         let validator = validator::Webhook::new(&args.mesh_name, &args.namespace, self.objects);
         let metrics = admin.register(admission::Metrics::register);
-        let injector_listener = bind(args.injector_address, "--injector-address").await?;
-        let validator_listener = bind(args.validator_address, "--validator-address").await?;
         info!(
             injector_address = %injector_listener.local_addr()?,
             validator_address = %validator_listener.local_addr()?,

@@ -64,6 +64,8 @@ fn apply(config: &MeshConfig, mesh: &mut MeshSettings) {
     if let Some(validity) = spec.certificate.service_cert_validity_duration {
         mesh.certificate_validity = validity.0;
     }
+    let proxies = usize::try_from(spec.sidecar.max_data_plane_connections).ok();
+    mesh.proxies = proxies.filter(|limit| *limit > 0);
     let oldest = spec.sidecar.tls_min_protocol_version.as_deref();
     let newest = spec.sidecar.tls_max_protocol_version.as_deref();
     let only_1_2 = newest == Some("TLSv1_2");

@@ -221,6 +221,8 @@ pub struct MeshSettings {
     pub certificate_validity: Duration,
     /// TLS between sidecars.
     pub tls: TlsSettings,
+    /// Most proxies that one controller serves; `None`: any number.
+    pub proxies: Option<usize>,
     /// SPIFFE trust domain.
     pub trust_domain: String,
 }
@@ -250,6 +252,7 @@ impl Default for MeshSettings {
                 cipher_suites: Vec::new(),
                 curves: Vec::new(),
             },
+            proxies: None,
             trust_domain: "cluster.local".to_owned(),
         }
     }

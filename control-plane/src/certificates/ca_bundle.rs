@@ -1,10 +1,10 @@
 //! Keeps `caBundle` of the mesh's webhooks at the roots that the mesh trusts, so that the API server knows the
 //! controller. Nothing else of them is touched.
 
-use std::{fmt::Debug, sync::Arc};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
+use futures::StreamExt as _;
 use k8s_openapi::{
     ByteString,
     api::admissionregistration::v1::{
@@ -14,15 +14,17 @@ use k8s_openapi::{
 use kube::{
     Api, Client, Resource, ResourceExt as _,
     api::{Patch, PatchParams},
-    runtime::{WatchStreamExt as _, watcher},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::{
+    sync::watch::Receiver,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::TrustBundle;
+use super::{TrustBundle, object_watch};
 use crate::leader::Leadership;
 
 /// The MutatingWebhookConfiguration of the injector.
@@ -31,6 +33,8 @@ pub const INJECTOR: &str = "weir-injector";
 pub const VALIDATOR: &str = "weir-validator";
 /// How this controller signs what it changes.
 const FIELD_MANAGER: &str = "weir-controller";
+const ANSWER: Duration = Duration::from_secs(10);
+const RETRY: Duration = Duration::from_secs(5);
 
 /// A webhook configuration of either kind.
 trait Webhooks:
@@ -57,7 +61,7 @@ impl Webhooks for ValidatingWebhookConfiguration {
 /// Keeps the bundles current as long as this replica leads, until told to stop.
 pub async fn keep(
     client: Client,
-    trust: watch::Receiver<Arc<TrustBundle>>,
+    trust: Receiver<Arc<TrustBundle>>,
     leads: Leadership,
     stop: CancellationToken,
 ) {
@@ -73,49 +77,55 @@ pub async fn keep(
 async fn keep_one<K: Webhooks>(
     client: Client,
     name: &'static str,
-    mut trust: watch::Receiver<Arc<TrustBundle>>,
+    mut trust: Receiver<Arc<TrustBundle>>,
     mut leads: Leadership,
 ) {
     let api = Api::<K>::all(client);
-    let mut changes = changes(&api, name);
+    let mut changes = object_watch::named(api.clone(), name).map(trimmed);
     let mut seen = None;
+    let mut failed = false;
     loop {
         tokio::select! {
             change = changes.next() => match change {
-                Some(Ok(object)) => seen = Some(object),
-                Some(Err(error)) => {
-                    warn!(webhooks = name, %error, "cannot watch the webhooks; their caBundle stays as it is");
-                    continue;
-                }
+                Some(object) => seen = Some(object),
                 None => return,
             },
             changed = trust.changed() => if changed.is_err() { return },
             changed = leads.changed() => if changed.is_err() { return },
+            () = sleep(RETRY), if failed => {}
         }
+        failed = false;
         if !*leads.borrow_and_update() {
             continue;
         }
         let bundle = trust.borrow_and_update().pem().to_owned();
-        if let Some(object) = &seen
-            && let Some(patch) = patch(object, &bundle)
-        {
-            match api
-                .patch(name, &PatchParams::apply(FIELD_MANAGER), &Patch::Strategic(patch))
-                .await
-            {
-                Ok(_) => info!(webhooks = name, "brought caBundle up to date"),
+        if let Some(patch) = seen.as_ref().and_then(|object| patch(object, &bundle)) {
+            match bring(&api, name, &patch).await {
+                Ok(true) => info!(webhooks = name, "brought caBundle up to date"),
+                // It comes back as a change.
+                Ok(false) => seen = None,
                 Err(error) => {
-                    warn!(webhooks = name, %error, "cannot bring caBundle up to date: the API server cannot call them");
+                    failed = true;
+                    warn!(
+                        webhooks = name,
+                        error,
+                        "cannot bring caBundle up to date, and until then the API server cannot call them"
+                    );
                 }
             }
         }
     }
 }
 
-fn changes<K: Webhooks>(api: &Api<K>, name: &str) -> BoxStream<'static, watcher::Result<K>> {
-    let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let changes = watcher(api.clone(), only).default_backoff().applied_objects();
-    changes.map_ok(trimmed).boxed()
+/// `false`: there are no such webhooks any more.
+async fn bring<K: Webhooks>(api: &Api<K>, name: &str, patch: &serde_json::Value) -> Result<bool, String> {
+    let params = PatchParams::apply(FIELD_MANAGER);
+    match timeout(ANSWER, api.patch(name, &params, &Patch::Strategic(patch))).await {
+        Ok(Ok(_)) => Ok(true),
+        Ok(Err(kube::Error::Api(status))) if status.code == 404 => Ok(false),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("no answer within 10 s".to_owned()),
+    }
 }
 
 fn trimmed<K: Webhooks>(mut object: K) -> K {

@@ -9,6 +9,7 @@ mod built_in;
 pub mod ca_bundle;
 mod csr;
 pub mod join_token;
+mod object_watch;
 pub mod root_secret;
 mod service;
 mod serving;

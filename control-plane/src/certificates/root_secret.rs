@@ -5,18 +5,17 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use futures::{StreamExt as _, pin_mut};
+use futures::StreamExt as _;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{
     Api, Client,
     api::{ObjectMeta, PostParams},
-    runtime::{WatchStreamExt as _, watcher},
 };
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{BuiltIn, CertificateError, Issuer as _, TrustBundle, built_in};
+use super::{BuiltIn, CertificateError, Issuer as _, TrustBundle, built_in, object_watch};
 
 /// Name of the Secret.
 pub const NAME: &str = "weir-ca-bundle";
@@ -92,18 +91,14 @@ fn secret(key: String, certificate: String) -> Secret {
 /// Takes changes of the trusted roots from the Secret, until told to stop. What cannot be used changes nothing.
 pub async fn follow(client: Client, namespace: String, root: Arc<BuiltIn>, stop: CancellationToken) {
     let api = Api::<Secret>::namespaced(client, &namespace);
-    let only = watcher::Config::default().fields(&format!("metadata.name={NAME}"));
-    let changes = watcher(api, only).default_backoff().applied_objects();
-    pin_mut!(changes);
+    let mut changes = object_watch::named(api, NAME);
     loop {
-        let change = tokio::select! {
+        tokio::select! {
             () = stop.cancelled() => return,
-            change = changes.next() => change,
-        };
-        match change {
-            None => return,
-            Some(Ok(secret)) => apply(&root, &secret),
-            Some(Err(error)) => warn!(secret = NAME, %error, "cannot watch the root; the last one stays"),
+            change = changes.next() => match change {
+                Some(secret) => apply(&root, &secret),
+                None => return,
+            },
         }
     }
 }

@@ -26,7 +26,8 @@ use crate::{catalog::Snapshot, endpoints::Revision, leader::Leadership, spec::Ke
 const CONTROLLER: &str = "weir-controller";
 /// Between two objects, so that a mesh with thousands of policies is no burden to the API server.
 const PACE: Duration = Duration::from_millis(20);
-const RETRY: Duration = Duration::from_secs(5);
+const FIRST_RETRY: Duration = Duration::from_secs(5);
+const LONGEST_RETRY: Duration = Duration::from_secs(2 * 60);
 const ANSWER: Duration = Duration::from_secs(10);
 /// The API server refuses longer notes of events.
 const NOTE: usize = 1024;
@@ -62,6 +63,7 @@ struct Reports {
 impl Reports {
     async fn run(mut self, mut snapshots: watch::Receiver<Arc<Snapshot>>, mut leads: Leadership) {
         let mut again: Option<Instant> = None;
+        let mut pause = FIRST_RETRY;
         loop {
             let retry = async {
                 match again {
@@ -81,8 +83,16 @@ impl Reports {
                 continue;
             }
             let snapshot = snapshots.borrow_and_update().clone();
-            if !self.bring_up_to_date(&snapshot, &leads).await {
-                again = Some(Instant::now() + RETRY);
+            match self.bring_up_to_date(&snapshot, &leads).await {
+                true => pause = FIRST_RETRY,
+                false => {
+                    warn!(
+                        retry_s = pause.as_secs(),
+                        "not every status could be written; trying again"
+                    );
+                    again = Some(Instant::now() + pause);
+                    pause = (pause * 2).min(LONGEST_RETRY);
+                }
             }
         }
     }
@@ -109,13 +119,18 @@ impl Reports {
                 Ok(Ok(())) => {
                     self.written.insert(key, (revision.clone(), accepted));
                 }
-                Ok(Err(error)) => {
+                // This object's own trouble: the others are not kept waiting.
+                Ok(Err(kube::Error::Api(status))) if !of_the_server(status.code) => {
                     all = false;
-                    warn!(object = %key, %error, "cannot write the status; trying again in 5 s");
+                    warn!(object = %key, error = %status, "cannot write the status");
+                }
+                Ok(Err(error)) => {
+                    warn!(object = %key, %error, "cannot write the status");
+                    return false;
                 }
                 Err(_) => {
-                    all = false;
-                    warn!(object = %key, "no answer to the status; trying again in 5 s");
+                    warn!(object = %key, "no answer to the status within 10 s");
+                    return false;
                 }
             }
             sleep(PACE).await;
@@ -161,6 +176,11 @@ impl Reports {
         }
         Ok(())
     }
+}
+
+/// Whether every object would meet the same answer now: too many requests, or a fault of the API server.
+fn of_the_server(code: u16) -> bool {
+    code == 429 || code >= 500
 }
 
 /// What there is to say: findings, or that those of before are gone.

@@ -8,6 +8,12 @@ use weir_xds::algorithms;
 
 use crate::spec::{Finding, LOG_LEVELS, MeshConfig, Sidecar};
 
+/// The log levels of a control plane.
+const OSM_LOG_LEVELS: [&str; 8] = [
+    "trace", "debug", "info", "warn", "error", "fatal", "panic", "disabled",
+];
+/// What OSM writes where nobody chose: not worth a word.
+const OSM_KEY_BITS: u32 = 2048;
 const TLS_VERSIONS: [&str; 5] = ["TLS_AUTO", "TLSv1_0", "TLSv1_1", "TLSv1_2", "TLSv1_3"];
 
 /// What is wrong with a MeshConfig, and what of it has no effect.
@@ -107,6 +113,14 @@ fn check_log_level(config: &MeshConfig, findings: &mut Vec<Finding>) {
             format!("write one of {}", LOG_LEVELS.join(", ")),
         ));
     }
+    let level = config.spec.observability.osm_log_level.as_deref();
+    if let Some(level) = level.filter(|level| !level.is_empty() && !OSM_LOG_LEVELS.contains(level)) {
+        findings.push(Finding::error(
+            "spec.observability.osmLogLevel",
+            format!("{level:?} is not a log level"),
+            format!("write one of {}", OSM_LOG_LEVELS.join(", ")),
+        ));
+    }
 }
 
 fn check_ranges(config: &MeshConfig, findings: &mut Vec<Finding>) {
@@ -197,16 +211,6 @@ fn without_effect(config: &MeshConfig) -> impl Iterator<Item = Finding> {
             "the injector names the image",
         ),
         (
-            "sidecar.enablePrivilegedInitContainer",
-            sidecar.enable_privileged_init_container,
-            "not supported yet",
-        ),
-        (
-            "sidecar.maxDataPlaneConnections",
-            sidecar.max_data_plane_connections > 0,
-            "not supported yet",
-        ),
-        (
             "sidecar.configResyncInterval",
             sidecar.config_resync_interval.is_some_and(|it| !it.0.is_zero()),
             "a change is sent as it happens; nothing is sent again",
@@ -227,9 +231,36 @@ fn without_effect(config: &MeshConfig) -> impl Iterator<Item = Finding> {
             "not supported yet",
         ),
         (
+            "observability.enableDebugServer",
+            spec.observability.enable_debug_server,
+            "the debug pages are always there, on the health port",
+        ),
+        (
+            "certificate.certKeyBitSize",
+            spec.certificate
+                .cert_key_bit_size
+                .is_some_and(|bits| bits != OSM_KEY_BITS),
+            "keys of sidecars are ECDSA P-256",
+        ),
+        (
             "certificate.ingressGateway",
             spec.certificate.ingress_gateway.is_some(),
             "not supported yet",
+        ),
+        (
+            "featureFlags.enableWASMStats",
+            flags.enable_wasm_stats == Some(false),
+            "sidecars always give their metrics",
+        ),
+        (
+            "featureFlags.enableSnapshotCacheMode",
+            flags.enable_snapshot_cache_mode == Some(true),
+            "it is about a cache of OSM's",
+        ),
+        (
+            "featureFlags.enableAsyncProxyServiceMapping",
+            flags.enable_async_proxy_service_mapping == Some(true),
+            "it is about a cache of OSM's",
         ),
         (
             "featureFlags.enableEnvoyActiveHealthChecks",

@@ -124,13 +124,15 @@ impl Hub {
         self.moment.subscribe()
     }
 
-    /// Adds a session; an older one of the same pod is told to end.
+    /// Adds a session; an older one of the same pod is told to end. `None`: the mesh allows a controller no further
+    /// proxy.
     pub(super) fn join(
         self: &Arc<Self>,
         pod: Arc<str>,
         peer: SocketAddr,
         protocol: &'static str,
-    ) -> Membership {
+    ) -> Option<Membership> {
+        let limit = self.now().snapshot.mesh.proxies;
         let mailbox = Arc::new(Mailbox {
             touched: Mutex::default(),
             wake: Notify::new(),
@@ -145,6 +147,10 @@ impl Hub {
         });
         let own = Topic::Pod(pod.clone());
         let mut registry = self.registry.lock();
+        let full = limit.is_some_and(|limit| registry.by_pod.len() >= limit);
+        if full && !registry.by_pod.contains_key(&pod) {
+            return None;
+        }
         registry.last_id += 1;
         let id = registry.last_id;
         let member = Member {
@@ -159,12 +165,12 @@ impl Hub {
             self.metrics.reconnects.inc();
         }
         self.metrics.sessions.inc();
-        Membership {
+        Some(Membership {
             hub: self.clone(),
             id,
             pod,
             mailbox,
-        }
+        })
     }
 
     fn wake(&self, touched: &Touched) {
@@ -286,5 +292,39 @@ fn leave(by_topic: &mut HashMap<Topic, HashSet<u64>>, topic: &Topic, id: u64) {
         if ids.is_empty() {
             by_topic.remove(topic);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::MeshSettings;
+
+    fn allowing(proxies: Option<usize>) -> Arc<Snapshot> {
+        Arc::new(Snapshot {
+            mesh: Arc::new(MeshSettings {
+                proxies,
+                ..MeshSettings::default()
+            }),
+            ..Snapshot::default()
+        })
+    }
+
+    #[test]
+    fn a_controller_serves_as_many_proxies_as_the_mesh_allows() {
+        let root = rcgen::generate_simple_self_signed(vec!["root".to_owned()]).unwrap();
+        let trust = Arc::new(TrustBundle::from_pem(&root.cert.pem()).unwrap());
+        let hub = Arc::new(Hub::new(allowing(Some(1)), trust, Metrics::default()));
+        let join = |pod: &str| hub.join(pod.into(), SocketAddr::from(([10, 0, 0, 1], 1)), "delta");
+        let first = join("a").unwrap();
+        assert!(join("b").is_none());
+        let again = join("a").expect("a proxy that connects anew is not one more");
+        drop(first);
+        assert!(join("b").is_none());
+        drop(again);
+        let other = join("b").unwrap();
+        hub.publish(allowing(None));
+        assert!(join("a").is_some());
+        drop(other);
     }
 }

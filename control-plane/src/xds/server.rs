@@ -274,7 +274,11 @@ impl<M: Machine> Conversation<M> {
             Ok(accepted) => accepted,
             Err(ended) => return ended,
         };
-        let membership = self.hub.join(pod.clone(), self.peer.address, M::PROTOCOL);
+        let Some(membership) = self.hub.join(pod.clone(), self.peer.address, M::PROTOCOL) else {
+            let why = "this controller serves as many proxies as MeshConfig sidecar.maxDataPlaneConnections allows; \
+                       try another";
+            return Ended::refused("too_many_proxies", Status::resource_exhausted(why));
+        };
         info!(peer = %self.peer.address, pod = %pod, protocol = M::PROTOCOL, "a proxy connected");
         let replaced = membership.mailbox.replaced.clone();
         tokio::select! {

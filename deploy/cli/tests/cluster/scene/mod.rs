@@ -163,7 +163,6 @@ impl Scene {
         text.push_str(&self.world.evidence().await);
         text
     }
-
 }
 
 impl Drop for Scene {
