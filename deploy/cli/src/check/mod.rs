@@ -1,6 +1,6 @@
 //! `weir check`: looks for what is wrong in a cluster and its mesh, and says what to do.
 //!
-//! What is asked of the cluster is in [`cluster`] and [`before`]; everything else judges what came back, and is pure.
+//! What is asked of the cluster is in `cluster` and `before`; everything else judges what came back, and is pure.
 
 mod before;
 mod clock;
