@@ -32,7 +32,7 @@ pub const RECIPES: [Recipe; 4] = [
         name: "weir-proxy",
         tag: TAG,
         user: "1500:1500",
-        limit: Some(12),
+        limit: Some(16),
     },
     Recipe {
         name: "weir-init",
