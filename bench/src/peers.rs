@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -163,16 +163,13 @@ fn launch(
 
 /// Four ports that are free now.
 fn addresses() -> anyhow::Result<Addresses> {
-    let listeners = (0..4)
-        .map(|_| TcpListener::bind("127.0.0.1:0"))
-        .collect::<Result<Vec<_>, _>>()?;
-    let mut addresses = listeners.iter().map(TcpListener::local_addr);
-    let mut next = || addresses.next().context("four listeners")?.context("an address");
+    let [outbound_http, outbound_tcp, inbound_http, inbound_tcp] = weir_testbed::free_ports()?;
+    let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     Ok(Addresses {
-        outbound_http: next()?,
-        outbound_tcp: next()?,
-        inbound_http: next()?,
-        inbound_tcp: next()?,
+        outbound_http: local(outbound_http),
+        outbound_tcp: local(outbound_tcp),
+        inbound_http: local(inbound_http),
+        inbound_tcp: local(inbound_tcp),
     })
 }
 

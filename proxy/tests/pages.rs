@@ -19,8 +19,8 @@ use weir_proxy::{
 };
 
 fn free_port() -> u16 {
-    let socket = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    socket.local_addr().unwrap().port()
+    let [port] = weir_testbed::free_ports().unwrap();
+    port
 }
 
 /// A proxy whose control plane is not there, and its admin address.

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    net::TcpListener,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -15,6 +14,7 @@ use nix::{
 };
 use rcgen::KeyPair;
 use tokio::time::sleep;
+use weir_testbed::free_ports;
 
 use crate::{pki::Pki, process::Process};
 
@@ -177,22 +177,6 @@ pub async fn client(kubeconfig: &Path) -> anyhow::Result<Client> {
     let config =
         Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default()).await?;
     Ok(Client::try_from(config)?)
-}
-
-/// Ports of loopback that nobody listens on.
-///
-/// # Errors
-/// When there is none.
-pub fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
-    let mut held = Vec::new();
-    let mut ports = [0; N];
-    for port in &mut ports {
-        let listener = TcpListener::bind(("127.0.0.1", 0))?;
-        *port = listener.local_addr()?.port();
-        // Held until all are found, so that they differ.
-        held.push(listener);
-    }
-    Ok(ports)
 }
 
 /// Whoever packs an API server for tests packs etcd with it; Debian has it in PATH.

@@ -8,5 +8,5 @@ pub mod pki;
 pub mod process;
 pub mod programs;
 
-pub use api_server::{ApiServer, free_ports};
+pub use api_server::ApiServer;
 pub use node::Node;

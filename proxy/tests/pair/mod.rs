@@ -39,8 +39,8 @@ pub struct Pair {
 }
 
 pub fn free_port() -> u16 {
-    let socket = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    socket.local_addr().unwrap().port()
+    let [port] = weir_testbed::free_ports().unwrap();
+    port
 }
 
 fn cluster(name: &str, port: u16) -> String {
@@ -82,7 +82,7 @@ impl Pair {
     pub async fn start_with(flags: &[&str]) -> Self {
         let application = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let app_port = application.local_addr().unwrap().port();
-        let [outbound, inbound, tcp_out, tcp_in, undeclared] = std::array::from_fn(|_| free_port());
+        let [outbound, inbound, tcp_out, tcp_in, undeclared] = weir_testbed::free_ports().unwrap();
         let inspect = r#", listener_filters: [{name: http_inspector, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.listener.http_inspector.v3.HttpInspector}}], listener_filters_timeout: 0.2s, continue_on_listener_filters_timeout: true"#;
         let one = |filter: String| format!("{{filters: [{filter}]}}");
         let either = format!(

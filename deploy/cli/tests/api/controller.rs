@@ -20,7 +20,8 @@ use tokio::{
     net::TcpStream,
 };
 use weir::local::programs;
-use weir_cluster::{free_ports, process::Process};
+use weir_cluster::process::Process;
+use weir_testbed::free_ports;
 
 use crate::world::{SYSTEM, eventually};
 
