@@ -183,9 +183,21 @@ impl App {
             if let Some(address) = address {
                 let bound = role.serve(address, &state)?;
                 self.context.own.write().push(bound);
+                if role == Role::Admin {
+                    self.tell_admin(bound);
+                }
             }
         }
         Ok(())
+    }
+
+    /// Writes where the admin pages are, for who started the proxy with a port of 0.
+    fn tell_admin(&self, bound: SocketAddr) {
+        if let Some(path) = &self.config.admin_address_path
+            && let Err(error) = std::fs::write(path, bound.to_string())
+        {
+            tracing::error!(?path, %error, "cannot write the admin address");
+        }
     }
 
     /// Serves until a signal asks to stop, then drains. A second signal stops at once.

@@ -1,5 +1,7 @@
 //! Flags and environment → [`Config`], checked before any port is bound.
 
+mod envoy;
+
 use std::{
     net::{IpAddr, SocketAddr},
     num::{NonZeroU32, NonZeroUsize},
@@ -8,6 +10,8 @@ use std::{
 };
 
 use clap::{Parser, ValueEnum};
+
+use envoy::EnvoyFlags;
 
 use crate::{
     admin::Application,
@@ -27,7 +31,7 @@ pub struct Args {
         short = 'c',
         long,
         value_name = "FILE",
-        required_unless_present = "config_yaml"
+        required_unless_present_any = ["config_yaml", "hot_restart_version"]
     )]
     pub config_path: Option<PathBuf>,
     /// Bootstrap given in place, YAML or JSON; merged over the file when both are given.
@@ -39,6 +43,18 @@ pub struct Args {
     /// Name of the workload; overrides the bootstrap's node.cluster.
     #[arg(long, value_name = "NAME")]
     pub service_cluster: Option<String>,
+    /// Zone that the proxy is in; overrides the bootstrap's node.locality.zone.
+    #[arg(long, value_name = "ZONE")]
+    pub service_zone: Option<String>,
+    /// Fields of the bootstrap that this proxy does not know are told and left out, instead of refused.
+    #[arg(long, alias = "allow-unknown-fields")]
+    pub allow_unknown_static_fields: bool,
+    /// File to write the admin address to, once it is bound.
+    #[arg(long, value_name = "FILE")]
+    pub admin_address_path: Option<PathBuf>,
+    /// Say which hot restart there is: "disabled", and exit.
+    #[arg(long, hide = true)]
+    pub hot_restart_version: bool,
     /// Worker threads; by default as many as the CPU quota allows.
     #[arg(long, value_name = "N")]
     pub concurrency: Option<NonZeroUsize>,
@@ -51,8 +67,8 @@ pub struct Args {
         ignore_case = true
     )]
     pub log_level: LogLevel,
-    /// How log lines look.
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    /// How log lines look: "text" or "json". A pattern as Envoy takes them stands for "text".
+    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = log_format)]
     pub log_format: LogFormat,
     /// "serve" runs the proxy; "validate" only reads the bootstrap, reports, and exits 0 when it is good.
     #[arg(long, default_value = "serve")]
@@ -86,7 +102,7 @@ pub struct Args {
     #[command(flatten)]
     pod: Pod,
     #[command(flatten)]
-    ignored: Ignored,
+    envoy: EnvoyFlags,
 }
 
 /// What the injector says of the pod, by environment.
@@ -108,25 +124,6 @@ struct Pod {
     workload_kind: Option<String>,
     #[arg(long, env = "WORKLOAD_NAME", hide = true)]
     workload_name: Option<String>,
-}
-
-/// Envoy's flags that have no meaning here, taken so that its command lines work.
-#[derive(Clone, Debug, Default, clap::Args)]
-struct Ignored {
-    #[arg(long, hide = true)]
-    base_id: Option<u32>,
-    #[arg(long, hide = true)]
-    restart_epoch: Option<u32>,
-    #[arg(long, hide = true)]
-    disable_hot_restart: bool,
-    #[arg(long, hide = true)]
-    component_log_level: Option<String>,
-    #[arg(long, hide = true)]
-    parent_shutdown_time_s: Option<u64>,
-    #[arg(long, hide = true)]
-    drain_strategy: Option<String>,
-    #[arg(long, hide = true)]
-    service_zone: Option<String>,
 }
 
 /// Lowest level logged.
@@ -162,12 +159,21 @@ impl From<LogLevel> for tracing::level_filters::LevelFilter {
 }
 
 /// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// For people.
     Text,
     /// One JSON object a line.
     Json,
+}
+
+fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "json" => Ok(LogFormat::Json),
+        "text" => Ok(LogFormat::Text),
+        pattern if pattern.contains('%') => Ok(LogFormat::Text),
+        _ => Err("expected text or json".to_owned()),
+    }
 }
 
 /// What to do.
@@ -224,6 +230,8 @@ pub struct Config {
     pub detect_timeout: Duration,
     /// `SO_MARK` of sockets that the proxy opens.
     pub socket_mark: Option<u32>,
+    /// Where to write the admin address.
+    pub admin_address_path: Option<PathBuf>,
     /// The pod's addresses, the primary first; empty when not told.
     pub pod_ips: Vec<IpAddr>,
     /// The pod's ServiceAccount; empty when not told.
@@ -240,6 +248,14 @@ pub enum ConfigError {
     /// The bootstrap is not usable.
     #[error(transparent)]
     Bootstrap(#[from] BootstrapError),
+    /// A flag of Envoy that cannot be followed, nor left out.
+    #[error("{flag}: {reason}")]
+    Flag {
+        /// The flag.
+        flag: &'static str,
+        /// Why not, and what to do.
+        reason: &'static str,
+    },
     /// A pod address in the environment is not one.
     #[error(
         "{variable} holds {value:?}, which is not an IP address: set it from the pod's status.podIP (or status.podIPs)"
@@ -258,17 +274,21 @@ impl Args {
     /// # Errors
     /// When something is not usable; the text says what, where, and what to do.
     pub fn load(self) -> Result<Config, ConfigError> {
+        self.envoy.check()?;
         let pod = self.pod;
         let overrides = Overrides {
             node_id: self.service_node.filter(|id| !id.is_empty()),
             node_cluster: self.service_cluster.filter(|name| !name.is_empty()),
+            zone: self.service_zone.filter(|zone| !zone.is_empty()),
             metadata: pod.metadata(),
+            allow_unknown: self.allow_unknown_static_fields,
         };
-        let bootstrap = Bootstrap::load(
+        let mut bootstrap = Bootstrap::load(
             self.config_path.as_deref(),
             self.config_yaml.as_deref(),
             overrides,
         )?;
+        bootstrap.ignored.extend(self.envoy.without_effect());
         Ok(Config {
             mode: self.mode,
             concurrency: self.concurrency,
@@ -282,6 +302,7 @@ impl Args {
             merge_metrics: self.merge_metrics,
             detect_timeout: Duration::from_millis(self.detect_timeout_ms),
             socket_mark: self.socket_mark,
+            admin_address_path: self.admin_address_path,
             pod_ips: pod.ips()?,
             workload: pod.workload(),
             service_account: pod.service_account.unwrap_or_default(),
@@ -372,6 +393,70 @@ mod tests {
         assert_eq!(config.drain_time, Duration::from_secs(5));
         assert_eq!(config.mode, Mode::Validate);
         assert_eq!(config.bootstrap.node.cluster, "a.b");
+    }
+
+    #[test]
+    fn every_flag_of_envoy_is_taken_or_refused_with_a_reason() {
+        let with = |flags: &[&str]| {
+            let args = parse(&[&["--config-yaml", "{node: {id: one}}"], flags].concat());
+            args.map_err(|error| error.to_string())
+                .and_then(|args| args.load().map_err(|error| error.to_string()))
+        };
+        let taken = with(&[
+            "--service-zone",
+            "z",
+            "--component-log-level",
+            "upstream:debug",
+            "--log-format",
+            "[%T] %v",
+            "--parent-shutdown-time-s",
+            "60",
+            "--drain-strategy",
+            "immediate",
+            "--use-dynamic-base-id",
+            "--restart-epoch",
+            "0",
+            "--local-address-ip-version",
+            "v4",
+            "--cpuset-threads",
+            "--stats-tag",
+            "a:b",
+            "--skip-hot-restart-on-no-parent",
+            "--skip-hot-restart-parent-stats",
+            "--ignore-unknown-dynamic-fields",
+            "--file-flush-interval-msec",
+            "10",
+            "--file-flush-min-size-kb",
+            "64",
+            "--enable-fine-grain-logging",
+            "--allow-unknown-static-fields",
+            "--log-level",
+            "critical",
+            "--admin-address-path",
+            "/tmp/a",
+        ])
+        .unwrap();
+        assert_eq!(taken.bootstrap.node.locality.unwrap().zone, "z");
+        assert_eq!(
+            (taken.log_format, taken.log_level),
+            (LogFormat::Text, LogLevel::Error)
+        );
+        assert!(taken.bootstrap.ignored.iter().any(|told| told == "--stats-tag"));
+        for (flags, reason) in [
+            (["--restart-epoch", "1"], "no hot restart"),
+            (["--log-path", "/tmp/log"], "stderr"),
+            (["--mode", "init_only"], "validate"),
+            (["--drain-strategy", "never"], "gradual"),
+            (["--log-format", "xml"], "text or json"),
+            (
+                ["--mode=serve", "--reject-unknown-dynamic-fields"],
+                "counted and told",
+            ),
+        ] {
+            let refused = with(&flags).unwrap_err();
+            assert!(refused.contains(reason), "{refused}");
+        }
+        assert!(parse(&["--hot-restart-version"]).is_ok());
     }
 
     #[test]

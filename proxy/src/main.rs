@@ -18,7 +18,12 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 const BAD_CONFIG: u8 = 64;
 
 fn main() -> ExitCode {
-    let config = match Args::parse().load() {
+    let args = Args::parse();
+    if args.hot_restart_version {
+        println!("disabled");
+        return ExitCode::SUCCESS;
+    }
+    let config = match args.load() {
         Ok(config) => config,
         Err(error) => {
             eprintln!("weir-proxy: {error}");

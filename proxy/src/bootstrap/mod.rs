@@ -1,7 +1,8 @@
 //! The bootstrap: who the proxy is, what it serves from the start, and where its control plane is.
 //!
-//! A subset of Envoy's, YAML or JSON, `snake_case` or `camelCase`; a field outside the subset is an error that
-//! names its path. Secrets may come from files, in place or from the environment; files of the file-based SDS
+//! A subset of Envoy's, YAML or JSON, `snake_case` or `camelCase`. Of fields outside the subset those that say
+//! how Envoy itself is to run (statistics, watchdogs, runtime, overload) are left out and told; any other is an
+//! error that names its path, or told too with `--allow-unknown-static-fields`. Secrets may come from files, in place or from the environment; files of the file-based SDS
 //! (`path_config_source`, or the old `path`) are read too.
 
 #![allow(
@@ -10,6 +11,7 @@
 )]
 
 mod error;
+mod outside;
 mod read;
 mod resources;
 #[cfg(test)]
@@ -103,8 +105,12 @@ pub struct Overrides {
     pub node_id: Option<String>,
     /// `node.cluster`.
     pub node_cluster: Option<String>,
+    /// `node.locality.zone`.
+    pub zone: Option<String>,
     /// Further `node.metadata`, which does not replace what is there.
     pub metadata: Vec<(String, String)>,
+    /// Whether fields outside the subset are told and left out, instead of refused.
+    pub allow_unknown: bool,
 }
 
 impl Bootstrap {
@@ -124,7 +130,10 @@ impl Bootstrap {
         if let Some(text) = yaml {
             read::merge(&mut message, read::text(text, "--config-yaml")?);
         }
-        Self::from_message(read::message(message)?, overrides)
+        let (message, left_out) = read::message(message, overrides.allow_unknown)?;
+        let mut bootstrap = Self::from_message(message, overrides)?;
+        bootstrap.ignored.extend(left_out);
+        Ok(bootstrap)
     }
 
     /// Reads text into a message without looking at what it asks for.
@@ -132,7 +141,8 @@ impl Bootstrap {
     /// # Errors
     /// When it is neither YAML nor JSON, or has a field outside the subset.
     pub fn parse(text: &str) -> Result<Message, BootstrapError> {
-        read::message(read::text(text, "bootstrap")?)
+        let (message, _) = read::message(read::text(text, "bootstrap")?, false)?;
+        Ok(message)
     }
 
     /// Decodes a bootstrap message.
@@ -213,6 +223,9 @@ fn node(mut node: Node, overrides: Overrides) -> Node {
     }
     if let Some(cluster) = overrides.node_cluster {
         node.cluster = cluster;
+    }
+    if let Some(zone) = overrides.zone {
+        node.locality.get_or_insert_default().zone = zone;
     }
     let metadata = node.metadata.get_or_insert_default();
     for (key, text) in overrides.metadata {

@@ -6,7 +6,7 @@ use prost_reflect::{DynamicMessage, Kind, MessageDescriptor};
 use serde_json::{Map, Value};
 use weir_xds::TypeUrl;
 
-use super::{BootstrapError, Message};
+use super::{BootstrapError, Message, outside};
 use crate::xds::descriptors;
 
 /// Reads a file.
@@ -45,9 +45,20 @@ pub(super) fn merge(below: &mut Value, over: Value) {
     }
 }
 
-/// The bootstrap message.
-pub(super) fn message(value: Value) -> Result<Message, BootstrapError> {
-    typed(value, "bootstrap")
+/// The bootstrap message, and the paths of what was left out. With `allow_unknown` that is all that is outside
+/// the subset; else only what is known to be harmless, and the rest is refused.
+pub(super) fn message(
+    mut value: Value,
+    allow_unknown: bool,
+) -> Result<(Message, Vec<String>), BootstrapError> {
+    let left_out = descriptor::<Message>()
+        .map(|descriptor| outside::remove(&descriptor, &mut value, allow_unknown))
+        .unwrap_or_default();
+    Ok((typed(value, "bootstrap")?, left_out))
+}
+
+fn descriptor<M: TypeUrl>() -> Option<MessageDescriptor> {
+    descriptors()?.get_message_by_name(&M::full_name())
 }
 
 /// Any message of the contract.
@@ -62,9 +73,8 @@ pub(super) fn typed<M: TypeUrl>(value: Value, origin: &str) -> Result<M, Bootstr
     } else {
         value
     };
-    let descriptor = descriptors()
-        .and_then(|pool| pool.get_message_by_name(&M::full_name()))
-        .ok_or_else(|| error("", format!("{} has no descriptor", M::full_name())))?;
+    let descriptor =
+        descriptor::<M>().ok_or_else(|| error("", format!("{} has no descriptor", M::full_name())))?;
     check(&descriptor, &value, String::new()).map_err(|wrong| error(&wrong.path, wrong.reason))?;
     DynamicMessage::deserialize(descriptor, &value)
         .map_err(|reason| error("(somewhere)", reason.to_string()))?
@@ -114,7 +124,8 @@ fn check_field(descriptor: &MessageDescriptor, key: &str, value: &Value, path: &
     let Some(field) = field else {
         return wrong(
             path,
-            "this proxy has no such field: remove it, or check its spelling",
+            "this proxy has no such field: remove it, check its spelling, or start with --allow-unknown-static-fields \
+             to have it left out",
         );
     };
     if value.is_null() {

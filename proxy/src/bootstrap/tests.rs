@@ -134,6 +134,8 @@ fn flags_and_environment_have_the_last_word() {
         node_id: Some("flag".into()),
         node_cluster: None,
         metadata: vec![("A".into(), "env".into()), ("B".into(), "env".into())],
+        zone: Some("flag".into()),
+        ..Overrides::default()
     };
     let yaml = "node: {id: file, cluster: file, metadata: {A: file}}";
     let bootstrap = Bootstrap::load(None, Some(yaml), overrides).unwrap();
@@ -141,6 +143,7 @@ fn flags_and_environment_have_the_last_word() {
         (bootstrap.node.id.as_str(), bootstrap.node.cluster.as_str()),
         ("flag", "file")
     );
+    assert_eq!(bootstrap.node.locality.as_ref().unwrap().zone, "flag");
     assert_eq!(
         resources::metadata_string(&bootstrap.node, "A").as_deref(),
         Some("file")
@@ -200,7 +203,10 @@ fn a_wrong_field_is_named() {
             "static_resources.clusters[0].type",
         ),
         ("static_resources: {listeners: {}}", "static_resources.listeners"),
-        ("layered_runtime: {}", "layered_runtime"),
+        (
+            "layered_runtim: {}",
+            "layered_runtim: this proxy has no such field",
+        ),
         (
             "admin: {address: {socket_address: {address: here, port_value: 1}}}",
             "\"here\" is not an IP address",
@@ -227,4 +233,28 @@ fn a_wrong_field_is_named() {
         let error = load(yaml).unwrap_err();
         assert!(error.contains(words), "{error:?} does not say {words:?}");
     }
+}
+
+#[test]
+fn what_only_runs_envoy_is_left_out_and_told() {
+    let yaml = "{statsConfig: {}, layered_runtime: {layers: [{}]}, admin: {access_log_path: /dev/null}}";
+    let ignored = load(yaml).unwrap().ignored;
+    assert_eq!(
+        ignored,
+        ["admin.access_log_path", "layered_runtime", "statsConfig"]
+    );
+}
+
+#[test]
+fn unknown_fields_are_told_when_the_flag_allows_them() {
+    let yaml = "{static_resources: {clusters: [{name: c, type: EDS, odd: {}, transport_socket: {name: t, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, odd: x, common_tls_context: {validation_context_sds_secret_config: {name: a}}}}}]}}";
+    assert!(load(yaml).unwrap_err().contains("--allow-unknown-static-fields"));
+    let overrides = Overrides {
+        allow_unknown: true,
+        ..Overrides::default()
+    };
+    let bootstrap = Bootstrap::load(None, Some(yaml), overrides).unwrap();
+    let cluster = "static_resources.clusters[0]";
+    let socket = format!("{cluster}.transport_socket.typed_config.odd");
+    assert_eq!(bootstrap.ignored, [format!("{cluster}.odd"), socket]);
 }

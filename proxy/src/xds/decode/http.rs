@@ -51,6 +51,9 @@ pub(super) fn manager(manager: HttpConnectionManager, context: &mut Context) -> 
             "forward_client_cert_matcher",
             !manager.forward_client_cert_matcher.is_empty(),
         ),
+        // Authorization and routes would see another path than the one that they were written for.
+        ("normalize_path", manager.normalize_path == Some(true)),
+        ("merge_slashes", manager.merge_slashes),
     ])?;
     ignore(&manager, context);
     let codec = match CodecType::try_from(manager.codec_type) {
@@ -137,11 +140,6 @@ fn ignore(manager: &HttpConnectionManager, context: &mut Context) {
             "HttpConnectionManager.local_reply_config",
             manager.local_reply_config.is_some(),
         ),
-        (
-            "HttpConnectionManager.normalize_path",
-            manager.normalize_path == Some(true),
-        ),
-        ("HttpConnectionManager.merge_slashes", manager.merge_slashes),
         (
             "HttpConnectionManager.xff_num_trusted_hops",
             manager.xff_num_trusted_hops != 0,
