@@ -18,5 +18,6 @@ pub mod leader;
 pub mod logging;
 pub mod spec;
 pub mod status;
+pub mod table;
 pub mod validator;
 pub mod xds;

@@ -13,7 +13,7 @@ use super::{
     services::{self, Inbound},
     splits,
 };
-use crate::{endpoints::Objects, spec::ObjectName};
+use crate::{endpoints::Objects, spec::ObjectName, table::Table};
 
 /// What the catalog is told once, at start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub struct Settings {
 /// the objects together, by file and line.
 #[must_use]
 pub fn build(previous: Option<&Snapshot>, objects: &Objects, settings: &Settings) -> Snapshot {
-    let mut diagnostics = objects.diagnostics.clone();
+    let mut diagnostics = objects.diagnostics.to_vec();
     let monitored = mesh::monitored(objects, settings);
     let mesh = mesh::mesh_settings(objects, settings, &mut diagnostics);
     let pods = Pods::join(objects, &monitored, &settings.trust_domain);
@@ -70,7 +70,7 @@ pub fn build(previous: Option<&Snapshot>, objects: &Objects, settings: &Settings
     diagnostics.dedup();
     Snapshot {
         generation: previous.map_or(0, |previous| previous.generation) + 1,
-        addresses: joined.addresses,
+        addresses: joined.addresses.into_iter().collect(),
         direct: services::direct(&services),
         services: keep_services(previous, services),
         pods: finish_pods(previous, pods.all, joined.inbound, accounts, mesh.permissive),
@@ -105,7 +105,7 @@ fn grants_something(authorization: &Authorization) -> bool {
 fn keep_services(
     previous: Option<&Snapshot>,
     services: BTreeMap<ServiceKey, Service>,
-) -> BTreeMap<ServiceKey, Arc<Service>> {
+) -> Table<ServiceKey, Arc<Service>> {
     let kept = services.into_iter().map(|(key, service)| {
         let last = previous.and_then(|previous| previous.services.get(&key));
         (key, keep(last, service))
@@ -119,10 +119,10 @@ fn finish_pods(
     inbound: Vec<Inbound>,
     mut accounts: ByAccount,
     permissive: bool,
-) -> HashMap<Arc<str>, Arc<Pod>> {
+) -> Table<Arc<str>, Arc<Pod>> {
     let last = last_authorizations(previous);
     let mut shared: HashMap<Arc<str>, Arc<Authorization>> = HashMap::new();
-    let mut finished = HashMap::with_capacity(pods.len());
+    let mut finished = Table::default();
     for (pod, inbound) in pods.into_iter().zip(inbound) {
         if !pod.meshed || pod.uid.is_empty() {
             continue;

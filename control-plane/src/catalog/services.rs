@@ -15,6 +15,7 @@ use super::{Endpoint, Protocol, Service, ServiceKey, ServicePort, Workload, pods
 use crate::{
     endpoints::Objects,
     spec::{Diagnostic, Finding, ObjectName, Source, Stored},
+    table::Table,
 };
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -118,7 +119,7 @@ fn external_name(
 }
 
 /// The services that lead to each address of a ready pod, as [`Snapshot::direct`](super::Snapshot::direct) has them.
-pub(super) fn direct(services: &BTreeMap<ServiceKey, Service>) -> HashMap<IpAddr, Vec<ServiceKey>> {
+pub(super) fn direct(services: &BTreeMap<ServiceKey, Service>) -> Table<IpAddr, Arc<[ServiceKey]>> {
     let mut direct: HashMap<IpAddr, Vec<ServiceKey>> = HashMap::new();
     for rank in 0..3 {
         for service in services.values().filter(|service| self::rank(service) == rank) {
@@ -131,6 +132,9 @@ pub(super) fn direct(services: &BTreeMap<ServiceKey, Service>) -> HashMap<IpAddr
         }
     }
     direct
+        .into_iter()
+        .map(|(ip, leading)| (ip, leading.into()))
+        .collect()
 }
 
 fn rank(service: &Service) -> u8 {

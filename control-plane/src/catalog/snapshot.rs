@@ -1,7 +1,7 @@
 //! The catalog's result: what the mesh is at one moment, ready to be turned into xDS resources.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::IpAddr,
     sync::Arc,
@@ -11,10 +11,11 @@ use std::{
 use crate::{
     endpoints::Revision,
     spec::{Diagnostic, Key},
+    table::Table,
 };
 
-/// The mesh at one moment. Parts that did not change since the last snapshot are the same `Arc`, so that two
-/// snapshots can be compared cheaply.
+/// The mesh at one moment. Parts that did not change since the last snapshot are shared with it, so that two snapshots
+/// can be compared at the cost of what differs.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// Grows by one with each snapshot.
@@ -22,18 +23,18 @@ pub struct Snapshot {
     /// MeshConfig.
     pub mesh: Arc<MeshSettings>,
     /// Services of monitored namespaces.
-    pub services: BTreeMap<ServiceKey, Arc<Service>>,
+    pub services: Table<ServiceKey, Arc<Service>>,
     /// Which service a ClusterIP belongs to.
-    pub addresses: HashMap<IpAddr, ServiceKey>,
+    pub addresses: Table<IpAddr, ServiceKey>,
     /// The services that lead to an address of a ready pod, the one first that a connection to the address itself
     /// belongs to: headless services, then those that no TrafficSplit takes apart, each by name.
-    pub direct: HashMap<IpAddr, Vec<ServiceKey>>,
+    pub direct: Table<IpAddr, Arc<[ServiceKey]>>,
     /// Pods with a sidecar, by UID.
-    pub pods: HashMap<Arc<str>, Arc<Pod>>,
+    pub pods: Table<Arc<str>, Arc<Pod>>,
     /// What is wrong with the objects it was made of, each on its own and together, in order.
     pub diagnostics: Arc<Vec<Diagnostic>>,
     /// Every policy object of the cluster at that moment; empty where objects come from files.
-    pub policies: Arc<BTreeMap<Key, Arc<Revision>>>,
+    pub policies: Table<Key, Arc<Revision>>,
 }
 
 /// `namespace/name` of a Service.

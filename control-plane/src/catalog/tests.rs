@@ -99,7 +99,7 @@ fn key(namespace: &str, name: &str) -> ServiceKey {
 
 /// Who may make requests or connections to the first port of a pod.
 fn principals(snapshot: &Snapshot, uid: &str) -> Vec<String> {
-    let pod = &snapshot.pods[uid];
+    let pod = &snapshot.pods.get(uid).unwrap();
     let Authorization::Rules { tcp, .. } = &*pod.inbound[0].authorization else {
         return vec!["anyone".to_owned()];
     };
@@ -120,7 +120,7 @@ fn bookstore_permissive() {
     assert!(snapshot.services.values().all(|service| service.reachable));
     assert_eq!(snapshot.services.len(), 5);
     assert_eq!(principals(&snapshot, "uid-bookstore-v1"), ["anyone"]);
-    let apex = &snapshot.services[&key("bookstore", "bookstore")];
+    let apex = &snapshot.services.get(&key("bookstore", "bookstore")).unwrap();
     assert_eq!(apex.ports[0].protocol, Protocol::Http);
     assert_eq!((apex.ports[0].endpoints.len(), apex.principals.len()), (2, 2));
     let endpoint = &apex.ports[0].endpoints[0];
@@ -129,9 +129,13 @@ fn bookstore_permissive() {
         ("Deployment", "bookstore-v1")
     );
     let mysql = key("bookwarehouse", "mysql");
-    assert_eq!(snapshot.services[&mysql].ports[0].protocol, Protocol::Tcp);
-    assert_eq!(snapshot.direct[&"10.0.0.6".parse().unwrap()], [mysql]);
-    let inbound = &snapshot.pods["uid-bookstore-v1"].inbound;
+    assert_eq!(
+        snapshot.services.get(&mysql).unwrap().ports[0].protocol,
+        Protocol::Tcp
+    );
+    let ip = "10.0.0.6".parse::<std::net::IpAddr>().unwrap();
+    assert_eq!(**snapshot.direct.get(&ip).unwrap(), [mysql]);
+    let inbound = &snapshot.pods.get("uid-bookstore-v1").unwrap().inbound;
     assert_eq!(inbound.len(), 1);
     assert_eq!(inbound[0].services.len(), 2);
 }
@@ -145,8 +149,20 @@ fn bookstore_phases_of_policy() {
 
     let (buyer, diagnostics) = built(&bookstore(false, &["routes", "allow-bookbuyer"]).objects());
     assert!(diagnostics.is_empty(), "{diagnostics:#?}");
-    assert!(buyer.services[&key("bookstore", "bookstore")].reachable);
-    assert!(!buyer.services[&key("bookwarehouse", "mysql")].reachable);
+    assert!(
+        buyer
+            .services
+            .get(&key("bookstore", "bookstore"))
+            .unwrap()
+            .reachable
+    );
+    assert!(
+        !buyer
+            .services
+            .get(&key("bookwarehouse", "mysql"))
+            .unwrap()
+            .reachable
+    );
     assert_eq!(principals(&buyer, "uid-bookstore-v1"), ["bookbuyer"]);
 
     let policies = [
@@ -160,7 +176,13 @@ fn bookstore_phases_of_policy() {
     assert!(diagnostics.is_empty(), "{diagnostics:#?}");
     assert_eq!(principals(&all, "uid-bookstore-v2"), ["bookbuyer", "bookthief"]);
     assert_eq!(principals(&all, "uid-mysql"), ["bookwarehouse"]);
-    assert!(all.services[&key("bookstore", "bookstore")].split.is_some());
+    assert!(
+        all.services
+            .get(&key("bookstore", "bookstore"))
+            .unwrap()
+            .split
+            .is_some()
+    );
 }
 
 #[test]
@@ -172,10 +194,14 @@ fn what_did_not_change_is_the_same_arc() {
     assert_eq!(second.generation, 2);
     for (name, service) in &second.services {
         let split = name == &key("bookstore", "bookstore");
-        assert_eq!(Arc::ptr_eq(service, &first.services[name]), !split, "{name}");
+        assert_eq!(
+            Arc::ptr_eq(service, first.services.get(name).unwrap()),
+            !split,
+            "{name}"
+        );
     }
     for (uid, pod) in &second.pods {
-        assert!(Arc::ptr_eq(pod, &first.pods[uid]), "{uid}");
+        assert!(Arc::ptr_eq(pod, first.pods.get(uid).unwrap()), "{uid}");
     }
 }
 
@@ -192,7 +218,7 @@ fn a_split_without_its_service_gives_the_rest_its_share() {
     let backends = "  - service: gone\n    weight: 9\n  - service: bookstore-v2\n    weight: 1\n";
     store.put(0, "s.yaml", &split("s", backends));
     let (snapshot, diagnostics) = built(&store.objects());
-    let apex = &snapshot.services[&key("bookstore", "bookstore")];
+    let apex = &snapshot.services.get(&key("bookstore", "bookstore")).unwrap();
     assert_eq!(apex.split.as_ref().unwrap().len(), 1);
     assert_eq!(diagnostics.len(), 1);
     let found = &diagnostics[0];
@@ -217,7 +243,7 @@ fn of_two_splits_the_first_by_name_counts() {
         &split("a", "  - {service: bookstore-v2, weight: 1}\n"),
     );
     let (snapshot, diagnostics) = built(&store.objects());
-    let apex = &snapshot.services[&key("bookstore", "bookstore")];
+    let apex = &snapshot.services.get(&key("bookstore", "bookstore")).unwrap();
     assert_eq!(&*apex.split.as_ref().unwrap()[0].service.name, "bookstore-v2");
     assert_eq!((diagnostics.len(), &*diagnostics[0].file), (1, "1.yaml"));
 }
@@ -267,7 +293,7 @@ proptest! {
         let after = build(Some(&before), &store.objects(), &settings());
         for (name, service) in &before.services {
             if &*name.name != "bookstore" {
-                let now = &after.services[name];
+                let now = &after.services.get(name).unwrap();
                 prop_assert!(now.split.is_some() || Arc::ptr_eq(service, now));
             }
         }

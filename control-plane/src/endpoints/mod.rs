@@ -9,10 +9,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use k8s_openapi::api::{
     core::v1::{Namespace, Pod, Service, ServiceAccount},
@@ -35,9 +32,8 @@ pub trait Provider {
     fn objects(&self) -> watch::Receiver<Arc<Objects>>;
 }
 
-/// Objects of a kind by name. What did not change since the last [`Objects`] is the same `Arc`: an object, and the
-/// whole table.
-pub type Table<T> = Arc<BTreeMap<ObjectName, Arc<Stored<T>>>>;
+/// Objects of a kind by name. What did not change since the last [`Objects`] is shared with it.
+pub type Table<T> = crate::table::Table<ObjectName, Arc<Stored<T>>>;
 
 /// Every object a provider knows, at one moment.
 #[derive(Clone, Debug, Default)]
@@ -63,11 +59,11 @@ pub struct Objects {
     /// MeshConfigs.
     pub mesh_configs: Table<MeshConfig>,
     /// Every policy object of a cluster, whether in force or not; empty where objects come from files.
-    pub policies: Arc<BTreeMap<Key, Arc<Revision>>>,
+    pub policies: crate::table::Table<Key, Arc<Revision>>,
     /// Kinds of policy that the cluster has no definition of.
     pub missing: BTreeSet<&'static str>,
     /// What is wrong with the objects, each on its own.
-    pub diagnostics: Vec<Diagnostic>,
+    pub diagnostics: Arc<Vec<Diagnostic>>,
 }
 
 /// Does the same with whichever table holds a kind.
@@ -139,7 +135,7 @@ impl Objects {
     /// Removes an object. `false`: there was none.
     pub fn remove(&mut self, kind: &str, name: &ObjectName) -> bool {
         with_table!([&mut] self, kind, table => {
-            table.contains_key(name) && Arc::make_mut(table).remove(name).is_some()
+            table.remove(name).is_some()
         }, false)
     }
 
@@ -160,6 +156,6 @@ fn put<T: PartialEq>(table: &mut Table<T>, name: ObjectName, object: Arc<Stored<
     if table.get(&name) == Some(&object) {
         return false;
     }
-    Arc::make_mut(table).insert(name, object);
+    table.insert(name, object);
     true
 }

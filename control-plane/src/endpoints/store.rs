@@ -105,13 +105,14 @@ impl Store {
     #[must_use]
     pub fn objects(&self) -> Objects {
         let mut objects = Objects::default();
+        let mut diagnostics = Vec::new();
         let mut holders: HashMap<&Key, (usize, &Arc<str>)> = HashMap::new();
         for (directory, files) in self.directories.iter().enumerate().rev() {
             for (name, file) in files {
-                objects.diagnostics.extend(file.broken.clone());
+                diagnostics.extend(file.broken.clone());
                 for entry in &file.entries {
                     if file.broken.is_none() {
-                        objects.diagnostics.extend_from_slice(&entry.diagnostics);
+                        diagnostics.extend_from_slice(&entry.diagnostics);
                     }
                     let (Some(key), Some(object)) = (&entry.key, &entry.object) else {
                         continue;
@@ -122,14 +123,15 @@ impl Store {
                             objects.insert(key.name.clone(), object.clone());
                         }
                         Some((holder, first)) if *holder == directory => {
-                            objects.diagnostics.push(duplicate(key, name, entry.line, first));
+                            diagnostics.push(duplicate(key, name, entry.line, first));
                         }
                         Some(_) => {}
                     }
                 }
             }
         }
-        objects.diagnostics.sort();
+        diagnostics.sort();
+        objects.diagnostics = Arc::new(diagnostics);
         objects
     }
 }

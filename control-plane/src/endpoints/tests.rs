@@ -104,8 +104,14 @@ fn what_did_not_change_is_the_same_object() {
     store.put(0, "a.yaml", &text("2"));
     let after = store.objects();
     let (n, m) = (ObjectName::new("", "n"), ObjectName::new("", "m"));
-    assert!(Arc::ptr_eq(&before.namespaces[&n], &after.namespaces[&n]));
-    assert!(!Arc::ptr_eq(&before.namespaces[&m], &after.namespaces[&m]));
+    assert!(Arc::ptr_eq(
+        before.namespaces.get(&n).unwrap(),
+        after.namespaces.get(&n).unwrap()
+    ));
+    assert!(!Arc::ptr_eq(
+        before.namespaces.get(&m).unwrap(),
+        after.namespaces.get(&m).unwrap()
+    ));
 }
 
 /// Waits until the objects are as wanted.

@@ -5,7 +5,8 @@ use std::{collections::HashMap, sync::Arc};
 use parking_lot::Mutex;
 
 use super::{
-    names::Name,
+    changes::Touched,
+    names::{Name, Topic},
     resources::{self, At, Encoded, Refusal},
     view::Moment,
 };
@@ -18,8 +19,11 @@ use crate::{
 /// Holds no more than what the mesh has: names that lead nowhere are not kept.
 #[derive(Default)]
 pub(super) struct Cache {
-    entries: Mutex<HashMap<(Name, Refusal), Entry>>,
+    entries: Mutex<HashMap<Topic, OfTopic>>,
 }
+
+/// What depends on one topic.
+type OfTopic = HashMap<(Name, Refusal), Entry>;
 
 struct Entry {
     made_from: Inputs,
@@ -36,11 +40,13 @@ impl Cache {
     /// The resource at this moment. Not for names that differ from pod to pod.
     pub(super) fn get(&self, name: &Name, moment: &Moment, refusal: Refusal) -> Option<Arc<Encoded>> {
         let build = || resources::build(name, &moment.snapshot, &moment.trust, None, refusal);
-        let Some(made_from) = Inputs::of(name, moment) else {
+        let inputs = Inputs::of(name, moment).zip(name.shared_topic());
+        let Some((made_from, topic)) = inputs else {
             return build().map(Arc::new);
         };
         let key = (name.clone(), refusal);
         let mut entries = self.entries.lock();
+        let entries = entries.entry(topic).or_default();
         match entries.get_mut(&key) {
             Some(entry) if entry.made_from.same(&made_from) => Some(entry.encoded.clone()),
             Some(entry) => {
@@ -70,21 +76,43 @@ impl Cache {
         }
     }
 
-    /// Forgets what was made from services and addresses that are gone.
-    pub(super) fn forget_missing(&self, snapshot: &Snapshot) {
-        self.entries.lock().retain(|(name, _), _| match name {
-            Name::Routes(key, _) | Name::Cluster(key, _) | Name::Endpoints(key, _) => {
-                snapshot.services.contains_key(key)
+    /// Forgets what was made from services and addresses that are gone. Looks at what was touched only.
+    pub(super) fn forget_missing(&self, touched: &Touched, snapshot: &Snapshot) {
+        let mut entries = self.entries.lock();
+        match touched {
+            Touched::All => {
+                entries
+                    .values_mut()
+                    .for_each(|of_topic| keep_existing(of_topic, snapshot));
+                entries.retain(|_, of_topic| !of_topic.is_empty());
             }
-            Name::Address(address) => resources::at(snapshot, *address).is_some(),
-            _ => true,
-        });
+            Touched::Topics(topics) => {
+                for topic in topics {
+                    if let Some(of_topic) = entries.get_mut(topic) {
+                        keep_existing(of_topic, snapshot);
+                        if of_topic.is_empty() {
+                            entries.remove(topic);
+                        }
+                    }
+                }
+            }
+        }
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.entries.lock().len()
+        self.entries.lock().values().map(OfTopic::len).sum()
     }
+}
+
+fn keep_existing(entries: &mut OfTopic, snapshot: &Snapshot) {
+    entries.retain(|(name, _), _| match name {
+        Name::Routes(key, _) | Name::Cluster(key, _) | Name::Endpoints(key, _) => {
+            snapshot.services.contains_key(key)
+        }
+        Name::Address(address) => resources::at(snapshot, *address).is_some(),
+        _ => true,
+    });
 }
 
 impl Inputs {

@@ -1,13 +1,9 @@
 //! What differs between two snapshots, as topics that sessions subscribe to.
 
-use std::{
-    collections::{HashMap, HashSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
 use super::names::Topic;
-use crate::catalog::{Service, Snapshot};
+use crate::catalog::{Service, ServiceKey, Snapshot};
 
 /// What changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +42,7 @@ impl Touched {
     }
 }
 
-/// What changed from `old` to `new`. Parts that are the same `Arc` are not looked into.
+/// What changed from `old` to `new`. What they share is not looked into.
 pub(super) fn between(old: &Snapshot, new: &Snapshot) -> Touched {
     if !Arc::ptr_eq(&old.mesh, &new.mesh) && old.mesh != new.mesh {
         return Touched::All;
@@ -56,40 +52,16 @@ pub(super) fn between(old: &Snapshot, new: &Snapshot) -> Touched {
         topics.insert(Topic::Service(service.key.clone()));
         topics.extend(addresses(service).map(Topic::Address));
     };
-    for (key, now) in &new.services {
-        match old.services.get(key) {
-            Some(before) if Arc::ptr_eq(before, now) => {}
-            Some(before) => {
-                service(before);
-                service(now);
-            }
-            None => service(now),
-        }
+    for change in old.services.changes(&new.services, Arc::ptr_eq) {
+        change.old.into_iter().chain(change.new).for_each(&mut service);
     }
-    old.services
-        .iter()
-        .filter(|(key, _)| !new.services.contains_key(*key))
-        .for_each(|(_, gone)| service(gone));
-    topics.extend(moved(&old.addresses, &new.addresses));
-    topics.extend(moved(&old.direct, &new.direct));
-    for (uid, pod) in &new.pods {
-        if !old.pods.get(uid).is_some_and(|before| Arc::ptr_eq(before, pod)) {
-            topics.insert(Topic::Pod(uid.clone()));
-        }
-    }
-    let gone = old.pods.keys().filter(|uid| !new.pods.contains_key(*uid));
-    topics.extend(gone.map(|uid| Topic::Pod(uid.clone())));
+    let moved = old.addresses.changes(&new.addresses, ServiceKey::eq);
+    topics.extend(moved.map(|change| Topic::Address(*change.key)));
+    let moved = old.direct.changes(&new.direct, Arc::eq);
+    topics.extend(moved.map(|change| Topic::Address(*change.key)));
+    let pods = old.pods.changes(&new.pods, Arc::ptr_eq);
+    topics.extend(pods.map(|change| Topic::Pod(change.key.clone())));
     Touched::Topics(topics)
-}
-
-/// The addresses that lead elsewhere than they did.
-fn moved<T: PartialEq>(old: &HashMap<IpAddr, T>, new: &HashMap<IpAddr, T>) -> Vec<Topic> {
-    let from = old.iter().filter(|(ip, it)| new.get(*ip) != Some(*it));
-    let to = new.keys().filter(|ip| !old.contains_key(*ip));
-    from.map(|(ip, _)| *ip)
-        .chain(to.copied())
-        .map(Topic::Address)
-        .collect()
 }
 
 fn addresses(service: &Service) -> impl Iterator<Item = IpAddr> {
@@ -104,7 +76,6 @@ fn addresses(service: &Service) -> impl Iterator<Item = IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::ServiceKey;
 
     #[test]
     fn an_address_that_leads_to_another_service_is_touched() {

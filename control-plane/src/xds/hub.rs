@@ -89,12 +89,7 @@ impl Hub {
             .generation
             .set(i64::try_from(snapshot.generation).unwrap_or(i64::MAX));
         let trust = before.trust.clone();
-        let gone = |key| !snapshot.services.contains_key(key);
-        let same =
-            before.snapshot.addresses == snapshot.addresses && before.snapshot.direct == snapshot.direct;
-        if before.snapshot.services.keys().any(gone) || !same {
-            self.cache.forget_missing(&snapshot);
-        }
+        self.cache.forget_missing(&touched, &snapshot);
         // First the state, then the word: a session that subscribes in between sees the new state anyway.
         self.moment.send_replace(Arc::new(Moment { snapshot, trust }));
         self.wake(&touched);

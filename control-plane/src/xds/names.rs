@@ -96,20 +96,25 @@ impl Name {
 
     /// What it depends on besides MeshConfig, for a session of this pod.
     pub(super) fn topic(&self, pod: &Arc<str>) -> Topic {
-        match self {
-            Self::Inbound | Self::InboundRoutes(_) | Self::Local(_) => Topic::Pod(pod.clone()),
+        self.shared_topic().unwrap_or_else(|| Topic::Pod(pod.clone()))
+    }
+
+    /// What it depends on besides MeshConfig; `None`: on the pod of the session.
+    pub(super) fn shared_topic(&self) -> Option<Topic> {
+        Some(match self {
+            Self::Inbound | Self::InboundRoutes(_) | Self::Local(_) => return None,
             Self::Outbound | Self::Passthrough => Topic::Mesh,
             Self::Address(address) => Topic::Address(address.ip()),
             Self::Routes(key, _) | Self::Cluster(key, _) | Self::Endpoints(key, _) => {
                 Topic::Service(key.clone())
             }
             Self::TrustBundle => Topic::Trust,
-        }
+        })
     }
 
     /// Whether its content differs from pod to pod.
     pub(super) fn is_per_pod(&self) -> bool {
-        matches!(self, Self::Inbound | Self::InboundRoutes(_) | Self::Local(_))
+        self.shared_topic().is_none()
     }
 }
 

@@ -419,7 +419,7 @@ fn a_change_touches_the_service_and_its_addresses_only() {
     let old = snapshot(3);
     let mut new = old.clone();
     let key = new.services.keys().next().unwrap().clone();
-    let mut service = (*new.services[&key]).clone();
+    let mut service = (**new.services.get(&key).unwrap()).clone();
     service.reachable = false;
     new.services.insert(key.clone(), Arc::new(service));
     let expected = [Topic::Service(key), Topic::Address([10, 0, 0, 0].into())];
@@ -442,16 +442,17 @@ fn shared_resources_are_built_once_and_forgotten_with_their_service() {
 
     let mut rebuilt = before.clone();
     let key = before.services.keys().next().unwrap();
-    rebuilt
-        .services
-        .insert(key.clone(), Arc::new((*before.services[key]).clone()));
+    rebuilt.services.insert(
+        key.clone(),
+        Arc::new((**before.services.get(key).unwrap()).clone()),
+    );
     assert!(
         Arc::ptr_eq(&first, &get(&rebuilt, 0).unwrap()),
         "equal content stays one allocation"
     );
 
     let after = snapshot(1);
-    cache.forget_missing(&after);
+    cache.forget_missing(&changes::between(&rebuilt, &after), &after);
     assert!(get(&after, 1).is_none());
     assert_eq!(cache.len(), 1);
 }

@@ -39,7 +39,7 @@ pub(crate) fn varied() -> Snapshot {
             .insert(service.cluster_ips[0], service.key.clone());
         snapshot.services.insert(service.key.clone(), Arc::new(service));
     }
-    let mut store: Pod = (*snapshot.pods[STORE]).clone();
+    let mut store: Pod = (**snapshot.pods.get(STORE).unwrap()).clone();
     let authorization = store.inbound[0].authorization.clone();
     for (port, protocol, name, authorization) in [
         (3306, Protocol::TcpServerFirst, "database", authorization.clone()),

@@ -43,7 +43,7 @@ fn joined(documents: &[String]) -> (Snapshot, Vec<Diagnostic>) {
 
 /// `ip:port` of the endpoints of a service's first port.
 fn dialled(snapshot: &Snapshot, service: &str) -> Vec<String> {
-    let port = &snapshot.services[&key("n", service)].ports[0];
+    let port = &snapshot.services.get(&key("n", service)).unwrap().ports[0];
     port.endpoints
         .iter()
         .map(|it| format!("{}:{}", it.ip, it.port))
@@ -54,7 +54,7 @@ fn direct(snapshot: &Snapshot, ip: &str) -> Vec<String> {
     let leading = snapshot.direct.get(&ip.parse::<IpAddr>().unwrap());
     leading
         .into_iter()
-        .flatten()
+        .flat_map(|keys| keys.iter())
         .map(|key| key.name.to_string())
         .collect()
 }
@@ -86,7 +86,10 @@ fn each_pod_of_a_stateful_set_is_reached_by_its_address() {
     assert_eq!(direct(&snapshot, "10.0.0.2"), ["db", "db-raft", "a-clients"]);
     assert_eq!(dialled(&snapshot, "db"), ["10.0.0.1:5432", "10.0.0.2:5432"]);
     assert_eq!(snapshot.addresses.len(), 1);
-    let ports: Vec<u16> = snapshot.pods["uid-db-1"]
+    let ports: Vec<u16> = snapshot
+        .pods
+        .get("uid-db-1")
+        .unwrap()
         .inbound
         .iter()
         .map(|it| it.port)
@@ -117,7 +120,7 @@ fn a_named_port_may_be_another_in_each_pod() {
         ),
     ]);
     assert_eq!(dialled(&snapshot, "s"), ["10.0.0.1:8080", "10.0.0.2:8081"]);
-    let admin = &snapshot.services[&key("n", "s")].ports[1];
+    let admin = &snapshot.services.get(&key("n", "s")).unwrap().ports[1];
     assert_eq!(
         (admin.number, admin.endpoints.len(), admin.endpoints[0].port),
         (81, 1, 9)
@@ -146,7 +149,7 @@ fn endpoints_that_end_serve_as_long_as_there_is_no_other() {
             endpoints("s", "s-1", "{port: 80}", &format!("{ending}, {sick}, {new}")),
         ]);
         assert_eq!(
-            snapshot.pods["uid-new"].inbound.len(),
+            snapshot.pods.get("uid-new").unwrap().inbound.len(),
             1,
             "ready or not, it serves"
         );
@@ -170,7 +173,7 @@ fn a_pod_of_two_families_is_one_pod_and_two_addresses() {
             endpoints("s", "s-4", "{port: 80}", &of_pod("a", "10.0.0.1", "ready: true")),
             endpoints("s", "s-6", "{port: 80}", &of_pod("a", "fd00::1", "ready: true")),
         ]);
-        let addresses = snapshot.services[&key("n", "s")].cluster_ips.len();
+        let addresses = snapshot.services.get(&key("n", "s")).unwrap().cluster_ips.len();
         (addresses, dialled(&snapshot, "s"))
     };
     let both = "clusterIP: 10.96.0.1, clusterIPs: [10.96.0.1, \"fd01::1\"]";
@@ -226,7 +229,7 @@ fn an_external_name_is_passed_through_or_said_to_be_refused() {
     let split = "---\n{apiVersion: split.smi-spec.io/v1alpha2, kind: TrafficSplit, metadata: {name: t, namespace: n}, \
                  spec: {service: s, backends: [{service: far, weight: 1}]}}\n";
     let (snapshot, diagnostics) = joined(&[mesh(true), services, split.to_owned()]);
-    assert!(snapshot.services[&key("n", "s")].split.is_none());
+    assert!(snapshot.services.get(&key("n", "s")).unwrap().split.is_none());
     assert!(
         diagnostics[0].message.contains("n/far is an ExternalName"),
         "{}",
@@ -238,7 +241,7 @@ fn an_external_name_is_passed_through_or_said_to_be_refused() {
 fn a_pod_without_service_is_in_the_mesh_and_serves_nothing() {
     let (snapshot, diagnostics) = joined(&[meshed("job", "runner", &["10.0.0.1"])]);
     assert_eq!(diagnostics, []);
-    let pod = &snapshot.pods["uid-job"];
+    let pod = &snapshot.pods.get("uid-job").unwrap();
     assert_eq!(&*pod.principal, "spiffe://cluster.local/ns/n/sa/runner");
     assert!(pod.inbound.is_empty());
 }

@@ -52,8 +52,9 @@ impl State {
     /// The objects now. Costs as much as what is wrong with them; tables are shared until they change.
     pub(super) fn objects(&self) -> Objects {
         let mut objects = self.objects.clone();
-        objects.diagnostics = self.wrong.values().flatten().cloned().collect();
-        objects.diagnostics.sort();
+        let mut diagnostics: Vec<Diagnostic> = self.wrong.values().flatten().cloned().collect();
+        diagnostics.sort();
+        objects.diagnostics = Arc::new(diagnostics);
         objects
     }
 
@@ -103,7 +104,7 @@ impl State {
             }
             let last = self.objects.policies.get(&key);
             if last.is_none_or(|last| **last != revision) {
-                Arc::make_mut(&mut self.objects.policies).insert(key.clone(), Arc::new(revision));
+                self.objects.policies.insert(key.clone(), Arc::new(revision));
                 changed = true;
             }
         }
@@ -138,9 +139,7 @@ impl State {
         };
         let mut changed = self.objects.remove(kind.name, name);
         changed |= self.wrong.remove(&key).is_some();
-        if self.objects.policies.contains_key(&key) {
-            changed |= Arc::make_mut(&mut self.objects.policies).remove(&key).is_some();
-        }
+        changed |= self.objects.policies.remove(&key).is_some();
         match changed {
             true => Effect::Deleted,
             false => Effect::None,

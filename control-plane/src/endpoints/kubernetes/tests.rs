@@ -126,10 +126,16 @@ async fn lists_in_pages_and_follows() {
         .unwrap();
     let after = objects.borrow_and_update().clone();
     let (b, c) = (ObjectName::new("", "b"), ObjectName::new("", "c"));
-    assert!(Arc::ptr_eq(&before.namespaces[&b], &after.namespaces[&b]));
-    assert!(!Arc::ptr_eq(&before.namespaces[&c], &after.namespaces[&c]));
+    assert!(Arc::ptr_eq(
+        before.namespaces.get(&b).unwrap(),
+        after.namespaces.get(&b).unwrap()
+    ));
+    assert!(!Arc::ptr_eq(
+        before.namespaces.get(&c).unwrap(),
+        after.namespaces.get(&c).unwrap()
+    ));
     assert!(
-        Arc::ptr_eq(&before.services, &after.services),
+        before.services.is_same(&after.services),
         "a table that did not change is shared"
     );
     assert_eq!(cluster.metric("osm_resource_namespace_count"), 5.0);
@@ -184,8 +190,8 @@ async fn what_was_missed_is_found_by_a_new_list() {
     until(&mut objects, |it| names(it) == ["comes", "stays"]).await;
     let stays = ObjectName::new("", "stays");
     assert!(Arc::ptr_eq(
-        &before.namespaces[&stays],
-        &objects.borrow().namespaces[&stays]
+        before.namespaces.get(&stays).unwrap(),
+        objects.borrow().namespaces.get(&stays).unwrap()
     ));
     cluster.server.put("namespaces", namespace("then", "1"), false);
     until(&mut objects, |it| names(it) == ["comes", "stays", "then"]).await;
@@ -307,7 +313,7 @@ async fn is_read_whole_at_once() {
     }
     let objects = list(&cluster.client).await.unwrap();
     assert_eq!(names(&objects), ["a", "b", "c"]);
-    let pod = &objects.pods[&ObjectName::new("n", "p")].value;
+    let pod = &objects.pods.get(&ObjectName::new("n", "p")).unwrap().value;
     assert_eq!(
         pod.spec.as_ref().unwrap().containers[0].image.as_deref(),
         Some("i")
@@ -345,7 +351,7 @@ fn of_a_pod_no_more_is_kept_than_is_read() {
         !objects.insert(ObjectName::new("n", "p"), read(pod("2", "False"))),
         "it is the same to us"
     );
-    let kept = &objects.pods[&ObjectName::new("n", "p")].value;
+    let kept = &objects.pods.get(&ObjectName::new("n", "p")).unwrap().value;
     let spec = kept.spec.as_ref().unwrap();
     assert!(spec::has_sidecar(kept) && spec.containers.is_empty() && spec.node_name.is_none());
     assert_eq!(kept.metadata.labels.as_ref().unwrap().len(), 1);

@@ -1,5 +1,4 @@
 use std::{
-    collections::BTreeMap,
     convert::Infallible,
     sync::atomic::{AtomicUsize, Ordering},
 };
@@ -40,13 +39,13 @@ fn scene(watched: Option<Value>, actual: Value) -> Scene {
             value,
             source: Default::default(),
         });
-        objects.namespaces = Arc::new(BTreeMap::from([(ObjectName::new("", "shop"), stored)]));
+        objects.namespaces = [(ObjectName::new("", "shop"), stored)].into_iter().collect();
     }
     let config = json!({ "metadata": { "name": MeshConfig::NAME, "namespace": "weir-system" },
         "spec": { "sidecar": { "logLevel": "trace" } } });
     match read_json("config.openservicemesh.io/v1alpha2", "MeshConfig", &config) {
         Document::Object(key, Object::MeshConfig(config), _) => {
-            objects.mesh_configs = Arc::new(BTreeMap::from([(key.name, config)]));
+            objects.mesh_configs = [(key.name, config)].into_iter().collect();
         }
         other => panic!("{other:?}"),
     }

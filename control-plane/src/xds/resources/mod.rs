@@ -192,10 +192,10 @@ mod tests {
     fn the_port_tells_which_of_a_pods_services_is_meant() {
         let mut snapshot = Snapshot::default();
         for service in [headless("a", 80), headless("b", 81)] {
-            let leading = snapshot.direct.entry([10, 0, 0, 1].into()).or_default();
-            leading.push(service.key.clone());
             snapshot.services.insert(service.key.clone(), service);
         }
+        let leading: Vec<_> = snapshot.services.keys().cloned().collect();
+        snapshot.direct.insert([10, 0, 0, 1].into(), leading.into());
         let found = |port| match at(&snapshot, SocketAddr::from(([10, 0, 0, 1], port))) {
             Some(At::Port(service, _)) => service.key.name.to_string(),
             Some(At::UnknownPort) => "refused".to_owned(),
