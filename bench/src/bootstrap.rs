@@ -136,8 +136,14 @@ pub(crate) fn outbound(identities: &Identities, at: &Addresses, between: Between
     })
 }
 
-/// The server sidecar.
-pub(crate) fn inbound(identities: &Identities, at: &Addresses, between: Between, server: &Server) -> Value {
+/// The server sidecar; it speaks `local` to the application.
+pub(crate) fn inbound(
+    identities: &Identities,
+    at: &Addresses,
+    between: Between,
+    server: &Server,
+    local: Between,
+) -> Value {
     let tls = json!({
         "name": "envoy.transport_sockets.tls",
         "typed_config": {
@@ -171,7 +177,7 @@ pub(crate) fn inbound(identities: &Identities, at: &Addresses, between: Between,
                 listener("inbound_tcp", "INBOUND", at.inbound_tcp, Some(&tls), vec![network_rbac(), tcp("local_tcp")]),
             ],
             "clusters": [
-                cluster("local", server.http, None, Some(Between::Http1)),
+                cluster("local", server.http, None, Some(local)),
                 cluster("local_tcp", server.sink, None, None),
             ],
         },

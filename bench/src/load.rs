@@ -37,7 +37,8 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(LONGEST).min(LONGEST)
 }
 
-fn request(host: &str) -> Vec<u8> {
+/// A GET of [`BODY`] bytes.
+pub(crate) fn request(host: &str) -> Vec<u8> {
     format!("GET /anything HTTP/1.1\r\nhost: {host}\r\nuser-agent: weir-bench\r\naccept: */*\r\n\r\n")
         .into_bytes()
 }
@@ -215,7 +216,10 @@ pub(crate) fn stream(address: SocketAddr, time: Duration) -> anyhow::Result<f64>
 }
 
 /// Whether a whole response is there.
-fn complete(bytes: &[u8]) -> anyhow::Result<bool> {
+///
+/// # Errors
+/// When it is not 200 or longer than it should be.
+pub(crate) fn complete(bytes: &[u8]) -> anyhow::Result<bool> {
     let Some(end) = end_of_head(bytes) else {
         return Ok(false);
     };

@@ -5,6 +5,7 @@
 //! the pair. Ways take turns within a round and start anew each time.
 
 mod bootstrap;
+mod instructions;
 mod load;
 mod peers;
 mod pin;
@@ -41,6 +42,8 @@ struct Cli {
 enum Subcommands {
     /// Compare a direct connection, a pair of weir-proxy and, where it is found, a pair of Envoy.
     Compare(Compare),
+    /// Count the instructions and system calls that a pair of weir-proxy takes for a request; needs valgrind.
+    Instructions(instructions::Options),
 }
 
 #[derive(Args)]
@@ -68,6 +71,7 @@ struct Compare {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Subcommands::Compare(options) => compare(&options),
+        Subcommands::Instructions(options) => instructions::run(&options),
     }
 }
 

@@ -146,7 +146,10 @@ fn launch(
     let directory = tempfile::tempdir()?;
     let at = addresses()?;
     let configurations = [
-        ("inbound", bootstrap::inbound(identities, &at, between, server)),
+        (
+            "inbound",
+            bootstrap::inbound(identities, &at, between, server, Between::Http1),
+        ),
         ("outbound", bootstrap::outbound(identities, &at, between)),
     ];
     let mut sidecars = Vec::new();
@@ -162,7 +165,10 @@ fn launch(
 }
 
 /// Four ports that are free now.
-fn addresses() -> anyhow::Result<Addresses> {
+///
+/// # Errors
+/// When the system has none left.
+pub(crate) fn addresses() -> anyhow::Result<Addresses> {
     let [outbound_http, outbound_tcp, inbound_http, inbound_tcp] = weir_testbed::free_ports()?;
     let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     Ok(Addresses {

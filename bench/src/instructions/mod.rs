@@ -1,0 +1,156 @@
+//! Instructions and system calls that a pair of sidecars takes for a request: a measure that a noisy machine does
+//! not change. Both sidecars run under valgrind's callgrind; its counters are read before and after a fixed number of
+//! requests, so starting up and warming up do not count. Budgets are kept in a file, and a change beyond them fails.
+
+mod apps;
+mod budgets;
+mod callgrind;
+mod load;
+mod pair;
+
+use std::{
+    collections::BTreeMap,
+    env,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, ensure};
+use clap::Args;
+use serde::Serialize;
+
+use self::{
+    budgets::Budgets,
+    load::{Client, Kind},
+    pair::Pair,
+};
+
+/// Requests that go before those that are counted: one in so many of these.
+const WARMING: u32 = 4;
+
+/// What is asked for on the command line.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// The weir-proxy binary, a release build; by default the one beside this program.
+    #[arg(long, value_name = "PATH")]
+    weir: Option<PathBuf>,
+    /// Only these scenarios: http1, http1-16, grpc, grpc-16, tcp, handshake.
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    only: Vec<String>,
+    /// Requests that are counted in each scenario.
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(64..))]
+    requests: u32,
+    /// Fails when a figure is beyond its budget.
+    #[arg(long)]
+    check: bool,
+    /// The budgets.
+    #[arg(long, value_name = "FILE", default_value = "bench/budgets.toml")]
+    budgets: PathBuf,
+    /// Write the figures to this file as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Keep callgrind's profiles in this directory, for callgrind_annotate.
+    #[arg(long, value_name = "DIRECTORY")]
+    keep: Option<PathBuf>,
+}
+
+/// One way of using the pair.
+struct Scenario {
+    name: &'static str,
+    kind: Kind,
+    /// Requests at a time: each on a connection of its own, but for gRPC, where they share one.
+    concurrency: u32,
+    /// Of the requests asked for, one in so many: some are dear.
+    one_in: u32,
+}
+
+const fn scenario(name: &'static str, kind: Kind, concurrency: u32, one_in: u32) -> Scenario {
+    Scenario {
+        name,
+        kind,
+        concurrency,
+        one_in,
+    }
+}
+
+const SCENARIOS: [Scenario; 6] = [
+    scenario("http1", Kind::Http1, 1, 1),
+    scenario("http1-16", Kind::Http1, 16, 1),
+    scenario("grpc", Kind::Grpc, 1, 1),
+    scenario("grpc-16", Kind::Grpc, 16, 1),
+    scenario("tcp", Kind::Echo, 1, 1),
+    scenario("handshake", Kind::Connect, 1, 20),
+];
+
+/// What one request takes in both sidecars together, the kernel not counted.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Figures {
+    /// Instructions.
+    pub(crate) instructions: f64,
+    /// System calls.
+    pub(crate) syscalls: f64,
+}
+
+/// Measures the scenarios, prints the figures, and compares them with the budgets where that is asked for.
+///
+/// # Errors
+/// When a scenario cannot be measured, or a figure is beyond its budget.
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    let weir = match &options.weir {
+        Some(path) => path.clone(),
+        None => env::current_exe()?.with_file_name("weir-proxy"),
+    };
+    ensure!(
+        weir.is_file(),
+        "{} is not there: cargo build --release -p weir-proxy, or --weir PATH",
+        weir.display()
+    );
+    // Read first, so that a bad file is told before minutes of measuring.
+    let budgets = options
+        .check
+        .then(|| Budgets::read(&options.budgets))
+        .transpose()?;
+    let mut measured = BTreeMap::new();
+    println!("{:<10} {:>14} {:>10}", "a request", "instructions", "syscalls");
+    for scenario in chosen(&options.only)? {
+        let figures = measure(scenario, &weir, options).with_context(|| scenario.name)?;
+        let Figures {
+            instructions,
+            syscalls,
+        } = figures;
+        println!("{:<10} {instructions:>14.0} {syscalls:>10.2}", scenario.name);
+        measured.insert(scenario.name, figures);
+    }
+    if let Some(path) = &options.json {
+        std::fs::write(path, serde_json::to_vec_pretty(&measured)?)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    match budgets {
+        Some(budgets) => budgets.check(&measured),
+        None => Ok(()),
+    }
+}
+
+fn chosen(only: &[String]) -> anyhow::Result<Vec<&'static Scenario>> {
+    for name in only {
+        ensure!(
+            SCENARIOS.iter().any(|scenario| scenario.name == name),
+            "there is no scenario {name}; see --help"
+        );
+    }
+    let wanted = |scenario: &&Scenario| only.is_empty() || only.iter().any(|only| only == scenario.name);
+    Ok(SCENARIOS.iter().filter(wanted).collect())
+}
+
+fn measure(scenario: &Scenario, weir: &Path, options: &Options) -> anyhow::Result<Figures> {
+    let requests = (options.requests / scenario.one_in).next_multiple_of(scenario.concurrency);
+    let mut pair = Pair::start(weir, scenario.kind)?;
+    let mut client = Client::connect(pair.target, scenario.kind, scenario.concurrency)?;
+    client.send(requests / WARMING)?;
+    pair.mark("warm")?;
+    client.send(requests)?;
+    pair.mark("counted")?;
+    if let Some(directory) = &options.keep {
+        pair.keep(directory, scenario.name)?;
+    }
+    pair.figures(requests)
+}
