@@ -147,8 +147,9 @@ impl App {
             }
         }
         if let Some(control) = self.control.take() {
+            let followed = control.status().is_some();
             control.start();
-            for name in DYNAMIC {
+            for name in DYNAMIC.into_iter().filter(|_| followed) {
                 tokio::spawn(dynamic(self.context.clone(), self.services.clone(), name));
             }
         }
@@ -166,7 +167,7 @@ impl App {
         let telemetry = self.context.telemetry.clone();
         let sources = Sources {
             context: self.context.clone(),
-            stream: self.control.as_ref().map(control::Control::status),
+            stream: self.control.as_ref().and_then(control::Control::status),
             identity: self.control.as_ref().and_then(control::Control::identity),
             started: self.started.clone(),
             stop: self.stop.clone(),
@@ -235,7 +236,9 @@ impl App {
 fn measure(context: &Context, control: Option<&control::Control>) {
     let (telemetry, upstreams) = (&context.telemetry, context.upstreams.clone());
     if let Some(control) = control {
-        telemetry.follow_config(control.status());
+        if let Some(status) = control.status() {
+            telemetry.follow_config(status);
+        }
         if let Some(identity) = control.identity() {
             telemetry.follow_certificate(identity);
         }

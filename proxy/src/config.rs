@@ -70,9 +70,13 @@ pub struct Args {
     /// How log lines look: "text" or "json". A pattern as Envoy takes them stands for "text".
     #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = log_format)]
     pub log_format: LogFormat,
-    /// "serve" runs the proxy; "validate" only reads the bootstrap, reports, and exits 0 when it is good.
+    /// "serve" runs the proxy; "validate" only reads the bootstrap, reports, and exits 0 when it is good;
+    /// "identity" carries no connections, but gets the certificate for an Envoy beside it.
     #[arg(long, default_value = "serve")]
     pub mode: Mode,
+    /// With --mode identity: where to write workload-cert.json and trust-bundle.json, which Envoy reads by SDS.
+    #[arg(long, value_name = "DIR", default_value = "/var/run/weir")]
+    pub identity_dir: PathBuf,
     /// After SIGTERM, open connections get this many seconds to finish.
     #[arg(long, value_name = "SECONDS", default_value_t = 45)]
     pub drain_time_s: u64,
@@ -183,6 +187,8 @@ pub enum Mode {
     Serve,
     /// Read the bootstrap, report, exit.
     Validate,
+    /// Get certificates, for another proxy.
+    Identity,
 }
 
 /// An address, or nothing when the flag says `off`.
@@ -208,6 +214,8 @@ impl std::str::FromStr for OptionalAddress {
 pub struct Config {
     /// What to do.
     pub mode: Mode,
+    /// Where another proxy reads its certificate, in [`Mode::Identity`].
+    pub identity_dir: PathBuf,
     /// Worker threads; `None`: as many as the CPU quota allows.
     pub concurrency: Option<NonZeroUsize>,
     /// Lowest level logged.
@@ -256,6 +264,12 @@ pub enum ConfigError {
         /// Why not, and what to do.
         reason: &'static str,
     },
+    /// There is nobody to get a certificate from.
+    #[error(
+        "--mode identity: the bootstrap must name a control plane (dynamic_resources.ads_config) and a token \
+         (node.metadata.WEIR_TOKEN_PATH)"
+    )]
+    NoSigner,
     /// A pod address in the environment is not one.
     #[error(
         "{variable} holds {value:?}, which is not an IP address: set it from the pod's status.podIP (or status.podIPs)"
@@ -289,8 +303,12 @@ impl Args {
             overrides,
         )?;
         bootstrap.ignored.extend(self.envoy.without_effect());
+        if self.mode == Mode::Identity && (bootstrap.ads.is_none() || bootstrap.token_path.is_none()) {
+            return Err(ConfigError::NoSigner);
+        }
         Ok(Config {
             mode: self.mode,
+            identity_dir: self.identity_dir,
             concurrency: self.concurrency,
             log_level: self.log_level,
             log_format: self.log_format,
@@ -457,6 +475,17 @@ mod tests {
             assert!(refused.contains(reason), "{refused}");
         }
         assert!(parse(&["--hot-restart-version"]).is_ok());
+    }
+
+    #[test]
+    fn an_identity_needs_somebody_who_gives_it() {
+        let load = |yaml: &str| {
+            parse(&["--mode", "identity", "--config-yaml", yaml])
+                .unwrap()
+                .load()
+        };
+        let refused = load("{}").unwrap_err().to_string();
+        assert!(refused.contains("ads_config"), "{refused}");
     }
 
     #[test]

@@ -5,9 +5,9 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    config::Config,
+    config::{Config, Mode},
     context::Context,
-    identity::{self, Agent, Credentials},
+    identity::{self, Agent, Credentials, Files},
     net::Dialer,
     xds::{Interest, Status, Stream},
 };
@@ -17,6 +17,7 @@ const IDLE_GRACE: Duration = Duration::from_secs(5);
 
 /// Both tasks, ready to start.
 pub struct Control {
+    mode: Mode,
     agent: Option<Agent>,
     stream: Stream,
 }
@@ -39,6 +40,8 @@ impl Control {
             .find(|cluster| cluster.name == ads.cluster)?;
         let (cluster, store) = (&cluster.value, &context.store);
         let agent = config.bootstrap.token_path.clone();
+        let agent = agent.map(|token| Agent::new(cluster, token, store, dialer));
+        let files = (config.mode == Mode::Identity).then(|| Files::new(config.identity_dir.clone()));
         let stream = Stream {
             connect: identity::connector(cluster, Credentials::Certificate, store, dialer),
             ads,
@@ -49,14 +52,18 @@ impl Control {
             idle_grace: IDLE_GRACE,
         };
         Some(Self {
-            agent: agent.map(|token| Agent::new(cluster, token, store, dialer)),
+            mode: config.mode,
+            agent: agent.map(|agent| match files {
+                Some(files) => agent.serving(files),
+                None => agent,
+            }),
             stream,
         })
     }
 
-    /// How the configuration stream fares.
-    pub fn status(&self) -> Status {
-        self.stream.status.clone()
+    /// How the configuration stream fares; `None`: it is the other proxy's.
+    pub fn status(&self) -> Option<Status> {
+        (self.mode != Mode::Identity).then(|| self.stream.status.clone())
     }
 
     /// How the proxy's certificate fares; `None` when it is static.
@@ -69,6 +76,8 @@ impl Control {
         if let Some(agent) = self.agent {
             tokio::spawn(agent.run());
         }
-        tokio::spawn(self.stream.run());
+        if self.mode != Mode::Identity {
+            tokio::spawn(self.stream.run());
+        }
     }
 }

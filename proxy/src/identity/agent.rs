@@ -7,6 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use rustls_pki_types::CertificateDer;
 use tokio::{
     select,
     sync::watch,
@@ -19,13 +20,13 @@ use weir_xds::istio::v1::auth::{
 };
 
 use super::{
-    Credentials, Details, IssueError, Status, authority, connector,
-    request::Request,
+    Credentials, Details, Files, IssueError, Status, authority, connector,
+    request::{Request, Signed},
     schedule::{pause, renewal},
 };
 use crate::{
     bootstrap::{TRUST_BUNDLE, WORKLOAD_CERTIFICATE},
-    model::{Certificate, Cluster, Secret},
+    model::{Certificate, Cluster, Secret, TrustBundle},
     net::Dialer,
     tls,
     xds::{Connect, State, Store, Watched, channel},
@@ -37,7 +38,7 @@ const ATTEMPT: Duration = Duration::from_secs(15);
 const SPREAD: Duration = Duration::from_secs(2);
 
 /// Makes keys, has them signed by the control plane, and publishes the certificates as `workload-cert`. The key
-/// is held in memory only.
+/// is held in memory only, unless another proxy is [served](Agent::serving).
 pub struct Agent {
     token_path: PathBuf,
     authority: String,
@@ -45,6 +46,7 @@ pub struct Agent {
     store: Store,
     roots: Watched<Secret>,
     status: watch::Sender<Status>,
+    files: Option<Files>,
 }
 
 impl Agent {
@@ -58,6 +60,17 @@ impl Agent {
             roots: store.watch(TRUST_BUNDLE),
             store: store.clone(),
             status: watch::Sender::default(),
+            files: None,
+        }
+    }
+
+    /// Hands each certificate to the proxy beside this one. Nothing tells that one's agent of new roots but what
+    /// the signer sends along, so those are trusted too from then on.
+    #[must_use]
+    pub fn serving(self, files: Files) -> Self {
+        Self {
+            files: Some(files),
+            ..self
         }
     }
 
@@ -116,14 +129,39 @@ impl Agent {
             code: status.code(),
             message: status.message().to_owned(),
         })?;
-        let certificate = request.complete(&answer.into_inner().cert_chain)?;
+        let Signed { certificate, roots } = request.complete(&answer.into_inner().cert_chain)?;
         let details = Details::read(&certificate)?;
         if details.remaining(SystemTime::now()).is_zero() {
             let text =
                 "the certificate is already expired; do the clocks of this node and the controller agree?";
             return Err(IssueError::Malformed(text.to_owned()));
         }
+        if let Some(files) = &self.files {
+            files.write(&certificate, &self.trust(roots)).await?;
+        }
         Ok((certificate, details))
+    }
+
+    /// The roots known so far, and these.
+    fn trust(&self, roots: Vec<CertificateDer<'static>>) -> Vec<CertificateDer<'static>> {
+        let mut bundle = match self.roots.current().ready() {
+            Some(secret) => match &**secret {
+                Secret::TrustBundle(bundle) => bundle.clone(),
+                Secret::Certificate(_) => TrustBundle::default(),
+            },
+            None => TrustBundle::default(),
+        };
+        let known = bundle.roots.len();
+        for root in roots {
+            if !bundle.roots.contains(&root) {
+                bundle.roots.push(root);
+            }
+        }
+        if bundle.roots.len() > known {
+            let secret = Secret::TrustBundle(bundle.clone());
+            self.store.publish(TRUST_BUNDLE, State::Ready(Arc::new(secret)));
+        }
+        bundle.roots
     }
 
     /// The token as it is now: kubelet replaces the file long before the token expires.

@@ -42,6 +42,21 @@ pub enum IssueError {
     /// What was signed is of no use.
     #[error("the certificate signer's answer is of no use: {0}")]
     Malformed(String),
+    /// The proxy beside this one cannot be given the certificate.
+    #[error("cannot write {path}: {source}; is the directory mounted, and may user 1500 write there?")]
+    Files {
+        /// The file.
+        path: String,
+        /// What went wrong.
+        source: std::io::Error,
+    },
+}
+
+/// What came back for a request.
+pub(super) struct Signed {
+    pub(super) certificate: Certificate,
+    /// The roots that the chain ended in, as the signer sent them.
+    pub(super) roots: Vec<CertificateDer<'static>>,
 }
 
 /// A fresh key, and the request to have it signed.
@@ -62,7 +77,7 @@ impl Request {
     }
 
     /// Puts the answer, PEM certificates from the leaf to the root, together with the key.
-    pub(super) fn complete(self, pems: &[String]) -> Result<Certificate, IssueError> {
+    pub(super) fn complete(self, pems: &[String]) -> Result<Signed, IssueError> {
         let malformed = |text: &str| IssueError::Malformed(text.to_owned());
         let mut chain = Vec::new();
         for pem in pems {
@@ -79,17 +94,15 @@ impl Request {
             return Err(malformed("the certificate is for another key"));
         }
         // Peers have the root already; sending it would only lengthen each handshake.
-        let mut index = 0;
-        chain.retain(|certificate| {
-            index += 1;
-            index == 1 || !self_issued(certificate)
-        });
-        Ok(Certificate {
+        let issuers = chain.split_off(1);
+        let (roots, intermediates): (Vec<_>, Vec<_>) = issuers.into_iter().partition(self_issued);
+        chain.extend(intermediates);
+        let key = PrivatePkcs8KeyDer::from(self.key.serialize_der());
+        let certificate = Certificate {
             chain,
-            key: Arc::new(PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(
-                self.key.serialize_der(),
-            ))),
-        })
+            key: Arc::new(PrivateKeyDer::Pkcs8(key)),
+        };
+        Ok(Signed { certificate, roots })
     }
 }
 

@@ -1,4 +1,5 @@
 use std::{
+    os::unix::fs::PermissionsExt,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -9,14 +10,16 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use parking_lot::Mutex;
+use rustls_pki_types::{CertificateDer, pem::PemObject};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
 use tonic::{Request, Response, Status as Refusal};
 use weir_xds::istio::v1::auth::{
     IstioCertificateRequest, IstioCertificateResponse,
     istio_certificate_service_server::{IstioCertificateService, IstioCertificateServiceServer},
 };
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::{Agent, Credentials, Status, connector, request};
+use super::{Agent, Credentials, Files, Status, connector, request};
 use crate::{
     model::{
         AppProtocol, Cluster, Discovery, Endpoint, Endpoints, Limits, Secret, ServerTls, StringMatcher,
@@ -218,6 +221,53 @@ async fn a_certificate_is_obtained_and_renewed_with_the_newest_token() {
     assert_ne!(renewed.serial, first.serial);
     assert_eq!(lab.signer.lock().tokens, ["Bearer first", "Bearer second"]);
     assert_eq!(lab.signer.lock().peers, [None, None]);
+    agent.abort();
+}
+
+#[tokio::test]
+async fn a_proxy_beside_is_given_each_certificate_with_its_key_and_roots() {
+    let lab = Lab::new(3).await;
+    let directory = tempfile::tempdir().unwrap();
+    let agent = Agent::new(&lab.cluster, lab.token_path(), &lab.store, Dialer::default());
+    let agent = agent.serving(Files::new(directory.path().to_owned()));
+    let (mut status, agent) = (agent.status(), tokio::spawn(agent.run()));
+    let path = |name: &str| directory.path().join(name);
+    let secret = |name: &str| -> serde_json::Value {
+        let text = std::fs::read(path(name)).unwrap();
+        serde_json::from_slice::<serde_json::Value>(&text).unwrap()["resources"][0].clone()
+    };
+    let chain = |secret: &serde_json::Value| {
+        let text = secret["tls_certificate"]["certificate_chain"]["inline_string"].clone();
+        CertificateDer::from_pem_slice(text.as_str().unwrap().as_bytes()).unwrap()
+    };
+    until(&mut status, |status| status.current.is_some()).await;
+    let first = secret("workload-cert.json");
+    let key = first["tls_certificate"]["private_key"]["inline_string"]
+        .as_str()
+        .unwrap();
+    let key = rcgen::KeyPair::from_pem(key).unwrap();
+    let leaf = chain(&first);
+    let (_, parsed) = X509Certificate::from_der(&leaf).unwrap();
+    assert_eq!(parsed.public_key().subject_public_key.data, key.public_key_raw());
+    let mode = std::fs::metadata(path("workload-cert.json"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    // The signer goes over to another root, and sends it along.
+    let next = Arc::new(Ca::new());
+    lab.signer.lock().ca = next.clone();
+    until(&mut status, |status| status.rotations == 1).await;
+    assert_ne!(chain(&secret("workload-cert.json")), leaf);
+    let bundle = secret("trust-bundle.json");
+    let bundle = bundle["validation_context"]["trusted_ca"]["inline_string"]
+        .as_str()
+        .unwrap();
+    let roots: Vec<_> = CertificateDer::pem_slice_iter(bundle.as_bytes())
+        .map(Result::unwrap)
+        .collect();
+    assert_eq!(roots, [lab.ca.root.clone(), next.root.clone()]);
     agent.abort();
 }
 
