@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use super::{
     changes::Touched,
     names::{Name, Topic},
-    resources::{self, At, Encoded, Refusal},
+    resources::{self, At, Dialect, Encoded},
     view::Moment,
 };
 use crate::{
@@ -23,7 +23,7 @@ pub(super) struct Cache {
 }
 
 /// What depends on one topic.
-type OfTopic = HashMap<(Name, Refusal), Entry>;
+type OfTopic = HashMap<(Name, Dialect), Entry>;
 
 struct Entry {
     made_from: Inputs,
@@ -38,13 +38,13 @@ struct Inputs {
 
 impl Cache {
     /// The resource at this moment. Not for names that differ from pod to pod.
-    pub(super) fn get(&self, name: &Name, moment: &Moment, refusal: Refusal) -> Option<Arc<Encoded>> {
-        let build = || resources::build(name, &moment.snapshot, &moment.trust, None, refusal);
+    pub(super) fn get(&self, name: &Name, moment: &Moment, dialect: Dialect) -> Option<Arc<Encoded>> {
+        let build = || resources::build(name, &moment.snapshot, &moment.trust, None, dialect);
         let inputs = Inputs::of(name, moment).zip(name.shared_topic());
         let Some((made_from, topic)) = inputs else {
             return build().map(Arc::new);
         };
-        let key = (name.clone(), refusal);
+        let key = (name.clone(), dialect);
         let mut entries = self.entries.lock();
         let entries = entries.entry(topic).or_default();
         match entries.get_mut(&key) {

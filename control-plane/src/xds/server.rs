@@ -30,7 +30,7 @@ use super::{
     hub::Membership,
     metrics::{Kind, Reason},
     names::Topic,
-    resources::Refusal,
+    resources::Dialect,
     sotw,
     view::{Moment, PodView, View},
 };
@@ -270,7 +270,7 @@ impl<M: Machine> Conversation<M> {
             Ok(Err(status)) => return Ended::by_client(status),
             Err(_) => return Ended::refused("silent", Status::deadline_exceeded("no request came")),
         };
-        let (pod, refusal) = match self.authenticate(M::node(&first)).await {
+        let (pod, dialect) = match self.authenticate(M::node(&first)).await {
             Ok(accepted) => accepted,
             Err(ended) => return ended,
         };
@@ -282,7 +282,7 @@ impl<M: Machine> Conversation<M> {
         info!(peer = %self.peer.address, pod = %pod, protocol = M::PROTOCOL, "a proxy connected");
         let replaced = membership.mailbox.replaced.clone();
         tokio::select! {
-            ended = self.converse(M::new(pod), first, &membership, refusal) => ended,
+            ended = self.converse(M::new(pod), first, &membership, dialect) => ended,
             () = replaced.cancelled() => {
                 Ended::by_client(Status::aborted("a newer stream of the same proxy took over"))
             }
@@ -294,16 +294,16 @@ impl<M: Machine> Conversation<M> {
         mut machine: M,
         first: M::Request,
         membership: &Membership,
-        refusal: Refusal,
+        dialect: Dialect,
     ) -> Ended {
         let mut request = Some(first);
         loop {
             if let Some(request) = request.take()
-                && let Err(ended) = self.take(&mut machine, &request, membership, refusal)
+                && let Err(ended) = self.take(&mut machine, &request, membership, dialect)
             {
                 return ended;
             }
-            if let Err(ended) = self.flush(&mut machine, membership, refusal).await {
+            if let Err(ended) = self.flush(&mut machine, membership, dialect).await {
                 return ended;
             }
             tokio::select! {
@@ -313,7 +313,7 @@ impl<M: Machine> Conversation<M> {
                     Err(status) => return Ended::by_client(status),
                 },
                 touched = membership.touched() => {
-                    if let Err(ended) = self.changed(&mut machine, &touched, refusal) {
+                    if let Err(ended) = self.changed(&mut machine, &touched, dialect) {
                         return ended;
                     }
                 }
@@ -326,10 +326,10 @@ impl<M: Machine> Conversation<M> {
         machine: &mut M,
         request: &M::Request,
         membership: &Membership,
-        refusal: Refusal,
+        dialect: Dialect,
     ) -> Result<(), Ended> {
         let moment = self.hub.now();
-        let handled = self.view(&moment, refusal, |view| machine.request(request, view));
+        let handled = self.view(&moment, dialect, |view| machine.request(request, view));
         let handled = handled
             .map_err(|limit| Ended::refused("names_limit", Status::resource_exhausted(limit.to_string())))?;
         let metrics = &self.hub.metrics;
@@ -355,13 +355,13 @@ impl<M: Machine> Conversation<M> {
         Ok(())
     }
 
-    async fn flush(&self, machine: &mut M, membership: &Membership, refusal: Refusal) -> Result<(), Ended> {
+    async fn flush(&self, machine: &mut M, membership: &Membership, dialect: Dialect) -> Result<(), Ended> {
         loop {
             // A place first, then the newest state: nothing grows stale in a queue.
             let place = tokio::select! {
                 place = self.responses.reserve() => place,
                 touched = membership.touched() => {
-                    self.changed(machine, &touched, refusal)?;
+                    self.changed(machine, &touched, dialect)?;
                     continue;
                 }
             };
@@ -369,7 +369,7 @@ impl<M: Machine> Conversation<M> {
                 return Err(Ended::by_client(Status::cancelled("the client is gone")));
             };
             let moment = self.hub.now();
-            let Some(response) = self.view(&moment, refusal, |view| machine.next(view)) else {
+            let Some(response) = self.view(&moment, dialect, |view| machine.next(view)) else {
                 return Ok(());
             };
             if let Some(kind) = ResourceType::from_url(M::type_url(&response)) {
@@ -381,24 +381,24 @@ impl<M: Machine> Conversation<M> {
         }
     }
 
-    fn changed(&self, machine: &mut M, touched: &Touched, refusal: Refusal) -> Result<(), Ended> {
+    fn changed(&self, machine: &mut M, touched: &Touched, dialect: Dialect) -> Result<(), Ended> {
         let moment = self.hub.now();
         self.still_there(&moment)?;
-        self.view(&moment, refusal, |view| machine.changed(touched, view));
+        self.view(&moment, dialect, |view| machine.changed(touched, view));
         Ok(())
     }
 
-    fn view<R>(&self, moment: &Moment, refusal: Refusal, look: impl FnOnce(&dyn View) -> R) -> R {
+    fn view<R>(&self, moment: &Moment, dialect: Dialect, look: impl FnOnce(&dyn View) -> R) -> R {
         look(&PodView {
             moment,
             cache: &self.hub.cache,
             pod: moment.snapshot.pods.get(self.certificate.common_name.as_str()),
-            refusal,
+            dialect,
         })
     }
 
     /// The certificate's pod must be the node, and run under the certificate's ServiceAccount.
-    async fn authenticate(&self, node: Option<&Node>) -> Result<(Arc<str>, Refusal), Ended> {
+    async fn authenticate(&self, node: Option<&Node>) -> Result<(Arc<str>, Dialect), Ended> {
         let Some(node) = node else {
             return Err(Ended::refused(
                 "no_node",
@@ -420,11 +420,11 @@ impl<M: Machine> Conversation<M> {
             return Err(Ended::refused("unknown_pod", Status::unavailable(why)));
         };
         self.still_there(&moment)?;
-        let refusal = match node.user_agent_name.as_str() {
-            "envoy" => Refusal::Chain,
-            _ => Refusal::Empty,
+        let dialect = match node.user_agent_name.as_str() {
+            "envoy" => Dialect::Envoy,
+            _ => Dialect::Weir,
         };
-        Ok((uid.as_str().into(), refusal))
+        Ok((uid.as_str().into(), dialect))
     }
 
     fn still_there(&self, moment: &Moment) -> Result<(), Ended> {

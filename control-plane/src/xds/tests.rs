@@ -18,7 +18,7 @@ use super::{
     changes::{self, Touched},
     delta,
     names::{Name, Topic},
-    resources::{Encoded, Refusal},
+    resources::{Dialect, Encoded},
     server::{Handled, Machine},
     sotw,
     view::{Moment, View},
@@ -435,7 +435,7 @@ fn shared_resources_are_built_once_and_forgotten_with_their_service() {
     let cache = Cache::default();
     let before = snapshot(2);
     let name = |n: u8| Name::parse(CDS, &format!("ns/s{n}|80")).unwrap();
-    let get = |snapshot: &Snapshot, n| cache.get(&name(n), &moment(snapshot), Refusal::Empty);
+    let get = |snapshot: &Snapshot, n| cache.get(&name(n), &moment(snapshot), Dialect::Weir);
     let first = get(&before, 0).unwrap();
     assert!(Arc::ptr_eq(&first, &get(&before, 0).unwrap()));
     get(&before, 1).unwrap();
@@ -468,7 +468,7 @@ fn asking_for_what_is_not_there_fills_no_memory() {
             (CDS, format!("ns/none|{port}")),
             (ResourceType::Route, format!("ns/s0|{port}")),
         ] {
-            cache.get(&Name::parse(kind, &name).unwrap(), &moment, Refusal::Empty);
+            cache.get(&Name::parse(kind, &name).unwrap(), &moment, Dialect::Weir);
         }
     }
     assert!(cache.len() <= 2, "{} entries", cache.len());

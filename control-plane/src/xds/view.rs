@@ -7,7 +7,7 @@ use weir_xds::ResourceType;
 use super::{
     cache::Cache,
     names::Name,
-    resources::{self, Encoded, Refusal},
+    resources::{self, Dialect, Encoded},
 };
 use crate::{
     catalog::{Pod, Snapshot},
@@ -38,7 +38,7 @@ pub(super) struct PodView<'a> {
     pub(super) moment: &'a Moment,
     pub(super) cache: &'a Cache,
     pub(super) pod: Option<&'a Arc<Pod>>,
-    pub(super) refusal: Refusal,
+    pub(super) dialect: Dialect,
 }
 
 impl View for PodView<'_> {
@@ -46,10 +46,10 @@ impl View for PodView<'_> {
         let name = Name::parse(kind, name)?;
         if name.is_per_pod() {
             let Moment { snapshot, trust } = self.moment;
-            return resources::build(&name, snapshot, trust, self.pod.map(|pod| &**pod), self.refusal)
+            return resources::build(&name, snapshot, trust, self.pod.map(|pod| &**pod), self.dialect)
                 .map(Arc::new);
         }
-        self.cache.get(&name, self.moment, self.refusal)
+        self.cache.get(&name, self.moment, self.dialect)
     }
 
     fn all(&self, kind: ResourceType) -> Vec<String> {

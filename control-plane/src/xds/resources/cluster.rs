@@ -70,6 +70,7 @@ pub(super) fn service(service: &Service, port: &ServicePort, mesh: &MeshSettings
                     CombinedCertificateValidationContext {
                         default_validation_context: Some(principals(service, mesh)),
                         validation_context_sds_secret_config: Some(parts::trust_bundle_reference()),
+                        ..CombinedCertificateValidationContext::default()
                     },
                 )),
                 ..CommonTlsContext::default()

@@ -20,7 +20,7 @@ use weir_xds::{
 };
 
 use super::{
-    Refusal, is_http, outbound,
+    Dialect, is_http, outbound,
     parts::{self, ALPN_HTTP, ALPN_TCP, HTTP_RBAC, Look},
     rbac,
 };
@@ -29,14 +29,14 @@ use crate::catalog::{Authorization, HttpRule, InboundPort, MeshSettings, Pod, Pr
 const PORT: u16 = 15003;
 
 /// LDS `inbound`.
-pub(super) fn listener(pod: &Pod, mesh: &MeshSettings, refusal: Refusal) -> Listener {
+pub(super) fn listener(pod: &Pod, mesh: &MeshSettings, dialect: Dialect) -> Listener {
     let mut chains: Vec<_> = pod
         .inbound
         .iter()
         .flat_map(|inbound| port_chains(inbound, mesh))
         .collect();
     if chains.is_empty() {
-        chains.extend(outbound::refusing_chain(refusal));
+        chains.extend(outbound::refusing_chain(dialect));
     }
     Listener {
         name: super::super::names::INBOUND.to_owned(),

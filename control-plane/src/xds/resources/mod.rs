@@ -1,5 +1,5 @@
-//! What each resource contains. Pure: a snapshot in, messages out. Everything here is valid for a stock Envoy,
-//! except a listener without chains, for which there is [`Refusal::Chain`].
+//! What each resource contains. Pure: a snapshot in, messages out. Everything here is valid for a stock Envoy
+//! that is asked for in its [`Dialect`].
 
 mod cluster;
 mod inbound;
@@ -29,14 +29,16 @@ pub(super) struct Encoded {
     pub(super) any: Any,
 }
 
-/// How a listener says that it takes no connection.
+/// What kind of proxy asks. Most resources are the same for both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) enum Refusal {
-    /// It has no chain: `weir-proxy` resets the connection at once.
+pub(super) enum Dialect {
+    /// `weir-proxy`: asks for what it uses, chooses the application protocol of a connection to another sidecar itself,
+    /// holds its own certificate, and resets what comes to a listener without chains.
     #[default]
-    Empty,
-    /// It has one chain that denies everybody: Envoy refuses listeners without chains.
-    Chain,
+    Weir,
+    /// A stock Envoy, which does none of this: it gets everything, a cluster for each way to reach a service, its
+    /// certificate from files, and a chain that denies everybody where nothing may pass.
+    Envoy,
 }
 
 /// The resource of a name, or `None` when there is none. Names that differ from pod to pod need the pod.
@@ -45,17 +47,17 @@ pub(super) fn build(
     snapshot: &Snapshot,
     trust: &TrustBundle,
     pod: Option<&Pod>,
-    refusal: Refusal,
+    dialect: Dialect,
 ) -> Option<Encoded> {
     let mesh = &snapshot.mesh;
     match name {
-        Name::Inbound => Some(encode(&inbound::listener(pod?, mesh, refusal))),
+        Name::Inbound => Some(encode(&inbound::listener(pod?, mesh, dialect))),
         Name::InboundRoutes(port) => inbound::routes(pod?, *port).map(|routes| encode(&routes)),
         Name::Local(port) => cluster::local(pod?, *port).map(|cluster| encode(&cluster)),
-        Name::Outbound => Some(encode(&outbound::entry(mesh, refusal))),
+        Name::Outbound => Some(encode(&outbound::entry(mesh, dialect))),
         Name::Address(address) => match at(snapshot, *address)? {
-            At::Port(service, port) => Some(encode(&outbound::address(*address, service, port, refusal))),
-            At::UnknownPort => Some(encode(&outbound::refusing(*address, refusal))),
+            At::Port(service, port) => Some(encode(&outbound::address(*address, service, port, dialect))),
+            At::UnknownPort => Some(encode(&outbound::refusing(*address, dialect))),
         },
         Name::Routes(key, number) => {
             let service = snapshot.services.get(key)?;

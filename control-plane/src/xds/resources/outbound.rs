@@ -13,7 +13,7 @@ use weir_xds::envoy::config::{
 
 use super::{
     super::names::{OUTBOUND, PASSTHROUGH, service_port_name},
-    Refusal, inbound, is_http,
+    Dialect, inbound, is_http,
     parts::{self, Look},
     rbac,
 };
@@ -25,11 +25,11 @@ const DETECT_TIMEOUT_MS: i32 = 200;
 const CLUSTER_DOMAIN: &str = "cluster.local";
 
 /// LDS `outbound`: where redirected connections arrive, and what becomes of those to no service of the mesh.
-pub(super) fn entry(mesh: &MeshSettings, refusal: Refusal) -> Listener {
+pub(super) fn entry(mesh: &MeshSettings, dialect: Dialect) -> Listener {
     let passthrough = parts::tcp("outbound", &[(PASSTHROUGH.to_owned(), 1)]).filter(|_| mesh.egress);
     let refused = match passthrough {
         Some(_) => None,
-        None => refusing_chain(refusal),
+        None => refusing_chain(dialect),
     };
     Listener {
         name: OUTBOUND.to_owned(),
@@ -48,14 +48,14 @@ pub(super) fn address(
     address: SocketAddr,
     service: &Service,
     port: &ServicePort,
-    refusal: Refusal,
+    dialect: Dialect,
 ) -> Listener {
     let chains = match service.reachable {
         true => port_chains(service, port),
         false => Vec::new(),
     };
     if chains.is_empty() {
-        return refusing(address, refusal);
+        return refusing(address, dialect);
     }
     let look = match port.protocol {
         Protocol::Http | Protocol::Grpc => Some(Look::Tls),
@@ -79,17 +79,17 @@ pub(super) fn address(
 }
 
 /// LDS `<ip>:<port>` that takes no connection.
-pub(super) fn refusing(address: SocketAddr, refusal: Refusal) -> Listener {
+pub(super) fn refusing(address: SocketAddr, dialect: Dialect) -> Listener {
     Listener {
-        filter_chains: refusing_chain(refusal).into_iter().collect(),
+        filter_chains: refusing_chain(dialect).into_iter().collect(),
         ..at(address)
     }
 }
 
 /// The chain of a listener that refuses, where one is needed.
-pub(super) fn refusing_chain(refusal: Refusal) -> Option<FilterChain> {
+pub(super) fn refusing_chain(dialect: Dialect) -> Option<FilterChain> {
     let proxy = parts::tcp("refused", &[(PASSTHROUGH.to_owned(), 1)])?;
-    (refusal == Refusal::Chain).then(|| FilterChain {
+    (dialect == Dialect::Envoy).then(|| FilterChain {
         name: "refused".to_owned(),
         filters: vec![rbac::nobody("refused"), proxy],
         ..FilterChain::default()

@@ -147,6 +147,7 @@ pub(super) fn tls_parameters(tls: &TlsSettings) -> TlsParameters {
         tls_maximum_protocol_version: maximum.into(),
         cipher_suites: tls.cipher_suites.clone(),
         ecdh_curves: tls.curves.clone(),
+        ..TlsParameters::default()
     }
 }
 
@@ -221,7 +222,7 @@ pub(super) fn http(stat_prefix: &str, routes: String, authorized: bool) -> Filte
             http_filters: rbac.into_iter().chain([router]).collect(),
             upgrade_configs: vec![UpgradeConfig {
                 upgrade_type: "websocket".to_owned(),
-                enabled: None,
+                ..UpgradeConfig::default()
             }],
             // A gRPC stream or a WebSocket may be silent for long; the default would end it after five minutes.
             stream_idle_timeout: Some(seconds(0)),
@@ -242,6 +243,7 @@ pub(super) fn tcp(stat_prefix: &str, clusters: &[(String, u32)]) -> Option<Filte
                 .map(|(name, weight)| ClusterWeight {
                     name: name.clone(),
                     weight: *weight,
+                    ..ClusterWeight::default()
                 })
                 .collect(),
         }),
