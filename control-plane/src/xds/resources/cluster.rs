@@ -23,11 +23,7 @@ use weir_xds::{
             },
         },
         extensions::{
-            transport_sockets::tls::v3::{
-                CertificateValidationContext, CommonTlsContext, SubjectAltNameMatcher, UpstreamTlsContext,
-                common_tls_context::{CombinedCertificateValidationContext, ValidationContextType},
-                subject_alt_name_matcher::SanType,
-            },
+            transport_sockets::tls::v3::{CertificateValidationContext, CommonTlsContext, UpstreamTlsContext},
             upstreams::http::v3::{
                 HttpProtocolOptions,
                 http_protocol_options::{UpstreamProtocolOptions, UseDownstreamHttpConfig},
@@ -38,9 +34,9 @@ use weir_xds::{
 };
 
 use super::{
-    super::names::{PASSTHROUGH, service_port_name},
-    parts::{self, ALPN_HTTP},
-    rbac::exact,
+    super::names::{PASSTHROUGH, Way, service_port_name},
+    Dialect,
+    parts::{self, ALPN_HTTP, ALPN_TCP},
 };
 use crate::catalog::{Endpoint, MeshSettings, Pod, Service, ServicePort};
 
@@ -48,31 +44,23 @@ const CONNECT_TIMEOUT_S: i64 = 5;
 /// Our part of `filter_metadata`.
 const METADATA: &str = "weir";
 
-/// CDS `<ns>/<svc>|<port>`.
-pub(super) fn service(service: &Service, port: &ServicePort, mesh: &MeshSettings) -> Cluster {
+/// CDS `<ns>/<svc>|<port>`, and its variants for other ways to the service.
+pub(super) fn service(
+    service: &Service,
+    port: &ServicePort,
+    mesh: &MeshSettings,
+    dialect: Dialect,
+    way: Way,
+) -> Cluster {
     let key = &service.key;
-    Cluster {
-        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
-        eds_cluster_config: Some(EdsClusterConfig {
-            eds_config: Some(parts::ads()),
-            service_name: String::new(),
-        }),
-        lb_policy: LbPolicy::LeastRequest.into(),
-        lb_config: Some(LbConfig::LeastRequestLbConfig(LeastRequestLbConfig {
-            choice_count: Some(2),
-        })),
+    let alpn = if way.is_bytes() { ALPN_TCP } else { ALPN_HTTP };
+    let cluster = Cluster {
         transport_socket: Some(parts::transport_socket(&UpstreamTlsContext {
             common_tls_context: Some(CommonTlsContext {
                 tls_params: Some(parts::tls_parameters(&mesh.tls)),
-                alpn_protocols: vec![ALPN_HTTP.to_owned()],
-                tls_certificate_sds_secret_configs: vec![parts::workload_certificate()],
-                validation_context_type: Some(ValidationContextType::CombinedValidationContext(
-                    CombinedCertificateValidationContext {
-                        default_validation_context: Some(principals(service, mesh)),
-                        validation_context_sds_secret_config: Some(parts::trust_bundle_reference()),
-                        ..CombinedCertificateValidationContext::default()
-                    },
-                )),
+                alpn_protocols: vec![alpn.to_owned()],
+                tls_certificate_sds_secret_configs: vec![parts::workload_certificate(dialect)],
+                validation_context_type: Some(parts::trusting(principals(service, mesh))),
                 ..CommonTlsContext::default()
             }),
             sni: format!("{}.{}.svc.cluster.local", key.name, key.namespace),
@@ -82,7 +70,41 @@ pub(super) fn service(service: &Service, port: &ServicePort, mesh: &MeshSettings
             ("service", key.name.to_string()),
             ("port", port.number.to_string()),
         ])),
-        ..speaking_as_the_client(service_port_name(key, port.number))
+        ..speaking_as_the_client(way.cluster_name(key, port.number))
+    };
+    match way.is_to_pod() {
+        true => dialled(cluster),
+        false => balanced(cluster, service_port_name(key, port.number)),
+    }
+}
+
+/// To the address that the client dialled.
+fn dialled(cluster: Cluster) -> Cluster {
+    Cluster {
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst.into())),
+        lb_policy: LbPolicy::ClusterProvided.into(),
+        ..cluster
+    }
+}
+
+/// To one of these endpoints.
+fn balanced(cluster: Cluster, endpoints: String) -> Cluster {
+    // Where it is the cluster's own name it goes without saying.
+    let service_name = match endpoints == cluster.name {
+        true => String::new(),
+        false => endpoints,
+    };
+    Cluster {
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
+        eds_cluster_config: Some(EdsClusterConfig {
+            eds_config: Some(parts::ads()),
+            service_name,
+        }),
+        lb_policy: LbPolicy::LeastRequest.into(),
+        lb_config: Some(LbConfig::LeastRequestLbConfig(LeastRequestLbConfig {
+            choice_count: Some(2),
+        })),
+        ..cluster
     }
 }
 
@@ -120,11 +142,7 @@ pub(super) fn local(pod: &Pod, port: u16) -> Option<Cluster> {
 
 /// CDS `passthrough-outbound`: wherever the client wanted to go.
 pub(super) fn passthrough() -> Cluster {
-    Cluster {
-        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst.into())),
-        lb_policy: LbPolicy::ClusterProvided.into(),
-        ..speaking_as_the_client(PASSTHROUGH.to_owned())
-    }
+    dialled(speaking_as_the_client(PASSTHROUGH.to_owned()))
 }
 
 /// A cluster that is spoken to in the HTTP version of the request at hand.
@@ -153,20 +171,8 @@ fn speaking_as_the_client(name: String) -> Cluster {
 
 /// Exactly the identities behind the service.
 fn principals(service: &Service, mesh: &MeshSettings) -> CertificateValidationContext {
-    // No matcher at all would accept every certificate of the mesh: a name that nobody can have accepts none.
     let nobody = format!("spiffe://{}/ns/{}/sa/", mesh.trust_domain, service.key.namespace);
-    let matcher = |uri: &str| SubjectAltNameMatcher {
-        san_type: SanType::Uri.into(),
-        matcher: Some(exact(uri)),
-    };
-    let mut matchers: Vec<_> = service.principals.iter().map(|uri| matcher(uri)).collect();
-    if matchers.is_empty() {
-        matchers.push(matcher(&nobody));
-    }
-    CertificateValidationContext {
-        match_typed_subject_alt_names: matchers,
-        ..CertificateValidationContext::default()
-    }
+    parts::only(service.principals.iter().map(|uri| &**uri), &nobody)
 }
 
 fn endpoint(endpoint: &Endpoint) -> LbEndpoint {

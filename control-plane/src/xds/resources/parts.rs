@@ -11,8 +11,8 @@ use weir_xds::{
     envoy::{
         config::{
             core::v3::{
-                Address, AggregatedConfigSource, ApiVersion, ConfigSource, DataSource, SocketAddress,
-                TransportSocket, address, config_source::ConfigSourceSpecifier, data_source::Specifier,
+                Address, AggregatedConfigSource, ApiVersion, ConfigSource, DataSource, PathConfigSource,
+                SocketAddress, TransportSocket, address, config_source::ConfigSourceSpecifier, data_source::Specifier,
                 socket_address::PortSpecifier, transport_socket,
             },
             listener::v3::{Filter, ListenerFilter, filter, listener_filter},
@@ -27,7 +27,7 @@ use weir_xds::{
                 network::{
                     http_connection_manager::v3::{
                         HttpConnectionManager, HttpFilter, Rds,
-                        http_connection_manager::{RouteSpecifier, UpgradeConfig},
+                        http_connection_manager::{PathWithEscapedSlashesAction, RouteSpecifier, UpgradeConfig},
                         http_filter,
                     },
                     tcp_proxy::v3::{
@@ -37,7 +37,10 @@ use weir_xds::{
                 },
             },
             transport_sockets::tls::v3::{
-                CertificateValidationContext, SdsSecretConfig, Secret, TlsParameters, secret,
+                CertificateValidationContext, SdsSecretConfig, Secret, SubjectAltNameMatcher, TlsParameters,
+                common_tls_context::{CombinedCertificateValidationContext, ValidationContextType},
+                secret,
+                subject_alt_name_matcher::SanType,
                 tls_parameters::TlsProtocol,
             },
         },
@@ -45,10 +48,15 @@ use weir_xds::{
     pack,
 };
 
-use super::super::names::{TRUST_BUNDLE, WORKLOAD_CERT};
+use super::{
+    super::names::{TRUST_BUNDLE, WORKLOAD_CERT},
+    Dialect,
+    rbac::exact,
+};
 use crate::{
     catalog::{Protocol, TlsSettings},
     certificates::TrustBundle,
+    injector::IDENTITY_DIRECTORY,
 };
 
 /// ALPN of HTTP between sidecars.
@@ -151,15 +159,53 @@ pub(super) fn tls_parameters(tls: &TlsSettings) -> TlsParameters {
     }
 }
 
-/// The proxy's own certificate: a secret it has without asking.
-pub(super) fn workload_certificate() -> SdsSecretConfig {
+/// The proxy's own certificate: a secret it has without asking, Envoy in a file.
+pub(super) fn workload_certificate(dialect: Dialect) -> SdsSecretConfig {
+    let file = || ConfigSource {
+        config_source_specifier: Some(ConfigSourceSpecifier::PathConfigSource(PathConfigSource {
+            path: format!("{IDENTITY_DIRECTORY}/{WORKLOAD_CERT}.json"),
+            ..PathConfigSource::default()
+        })),
+        resource_api_version: ApiVersion::V3.into(),
+        ..ConfigSource::default()
+    };
     SdsSecretConfig {
         name: WORKLOAD_CERT.to_owned(),
-        sds_config: None,
+        sds_config: (dialect == Dialect::Envoy).then(file),
     }
 }
 
-pub(super) fn trust_bundle_reference() -> SdsSecretConfig {
+/// Every certificate under the roots of the mesh.
+pub(super) fn trusted() -> ValidationContextType {
+    ValidationContextType::ValidationContextSdsSecretConfig(trust_bundle_reference())
+}
+
+/// Certificates under the roots of the mesh that fit this too.
+pub(super) fn trusting(names: CertificateValidationContext) -> ValidationContextType {
+    ValidationContextType::CombinedValidationContext(CombinedCertificateValidationContext {
+        default_validation_context: Some(names),
+        validation_context_sds_secret_config: Some(trust_bundle_reference()),
+    })
+}
+
+/// Certificates for these URIs alone. No matcher at all would accept every certificate of the mesh, so where there is
+/// no URI it is one that nobody can have.
+pub(super) fn only<'a>(uris: impl Iterator<Item = &'a str>, nobody: &str) -> CertificateValidationContext {
+    let matcher = |uri: &str| SubjectAltNameMatcher {
+        san_type: SanType::Uri.into(),
+        matcher: Some(exact(uri)),
+    };
+    let mut matchers: Vec<_> = uris.map(matcher).collect();
+    if matchers.is_empty() {
+        matchers.push(matcher(nobody));
+    }
+    CertificateValidationContext {
+        match_typed_subject_alt_names: matchers,
+        ..CertificateValidationContext::default()
+    }
+}
+
+fn trust_bundle_reference() -> SdsSecretConfig {
     SdsSecretConfig {
         name: TRUST_BUNDLE.to_owned(),
         sds_config: Some(ads()),
@@ -207,25 +253,40 @@ pub(super) fn network_filter<M: TypeUrl>(name: &str, config: &M) -> Filter {
     }
 }
 
-/// HTTP with routes from RDS; with the authorization filter where requests are authorized by route.
-pub(super) fn http(stat_prefix: &str, routes: String, authorized: bool) -> Filter {
-    let rbac = authorized.then(|| http_filter(HTTP_RBAC, &HttpRbac::default()));
+/// Routes from RDS.
+pub(super) fn rds(name: String) -> Rds {
+    Rds {
+        config_source: Some(ads()),
+        route_config_name: name,
+    }
+}
+
+/// HTTP; with the authorization filter where requests are authorized by route, for this kind of server.
+pub(super) fn http(stat_prefix: &str, routes: RouteSpecifier, authorized: Option<Dialect>) -> Filter {
+    let rbac = authorized.map(|_| http_filter(HTTP_RBAC, &HttpRbac::default()));
     let router = http_filter("envoy.filters.http.router", &Router::default());
+    // What is authorized by path must be the path that the application sees. `weir-proxy` refuses ambiguous ones.
+    let envoy = authorized == Some(Dialect::Envoy);
     network_filter(
         "envoy.filters.network.http_connection_manager",
         &HttpConnectionManager {
             stat_prefix: stat_prefix.to_owned(),
-            route_specifier: Some(RouteSpecifier::Rds(Rds {
-                config_source: Some(ads()),
-                route_config_name: routes,
-            })),
+            route_specifier: Some(routes),
             http_filters: rbac.into_iter().chain([router]).collect(),
             upgrade_configs: vec![UpgradeConfig {
                 upgrade_type: "websocket".to_owned(),
+                enabled: None,
                 ..UpgradeConfig::default()
             }],
             // A gRPC stream or a WebSocket may be silent for long; the default would end it after five minutes.
             stream_idle_timeout: Some(seconds(0)),
+            normalize_path: envoy.then_some(true),
+            merge_slashes: envoy,
+            path_with_escaped_slashes_action: match envoy {
+                true => PathWithEscapedSlashesAction::RejectRequest,
+                false => PathWithEscapedSlashesAction::ImplementationSpecificDefault,
+            }
+            .into(),
             ..HttpConnectionManager::default()
         },
     )

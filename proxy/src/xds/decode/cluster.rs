@@ -24,7 +24,7 @@ use weir_xds::{
 };
 
 use super::{
-    Context, DecodeError, endpoints,
+    Context, DecodeError, Origin, endpoints,
     error::{At, each, refuse},
     field, message, tls,
 };
@@ -50,8 +50,11 @@ pub(super) fn cluster(cluster: Cluster, context: &mut Context) -> Result<model::
             "transport_socket_matcher",
             !cluster.transport_socket_matcher.is_empty(),
         ),
+        ("upstream_bind_config", !cluster.upstream_bind_config.is_empty()),
+        ("lb_subset_config", !cluster.lb_subset_config.is_empty()),
+        ("upstream_config", !cluster.upstream_config.is_empty()),
     ])?;
-    context.ignore("Cluster.health_checks", !cluster.health_checks.is_empty());
+    ignore(&cluster, context);
     balancing(&cluster, context)?;
     let mut limits = limits(cluster.circuit_breakers.as_ref()).at("circuit_breakers")?;
     let (protocol, requests_per_connection) = protocol(&cluster, context)?;
@@ -69,11 +72,37 @@ pub(super) fn cluster(cluster: Cluster, context: &mut Context) -> Result<model::
         outlier_detection: cluster
             .outlier_detection
             .as_ref()
-            .map(outlier_detection)
+            .map(|detection| outlier_detection(detection, context))
             .transpose()
             .at("outlier_detection")?,
         name: cluster.name,
     })
+}
+
+fn ignore(cluster: &Cluster, context: &mut Context) {
+    for (setting, set) in [
+        ("Cluster.health_checks", !cluster.health_checks.is_empty()),
+        (
+            "Cluster.per_connection_buffer_limit_bytes",
+            cluster.per_connection_buffer_limit_bytes.is_some(),
+        ),
+        ("Cluster.dns_refresh_rate", cluster.dns_refresh_rate.is_some()),
+        ("Cluster.respect_dns_ttl", cluster.respect_dns_ttl),
+        ("Cluster.dns_lookup_family", cluster.dns_lookup_family != 0),
+        (
+            "Cluster.ring_hash_lb_config",
+            matches!(cluster.lb_config, Some(LbConfig::RingHashLbConfig(_))),
+        ),
+        ("Cluster.common_lb_config", cluster.common_lb_config.is_some()),
+        ("Cluster.alt_stat_name", !cluster.alt_stat_name.is_empty()),
+        // A bootstrap says with it how the control plane's connections are kept alive.
+        (
+            "Cluster.upstream_connection_options",
+            context.origin == Origin::Stream && cluster.upstream_connection_options.is_some(),
+        ),
+    ] {
+        context.ignore(setting, set);
+    }
 }
 
 fn discovery(cluster: &Cluster, context: &mut Context) -> Result<Discovery, DecodeError> {
@@ -96,6 +125,11 @@ fn discovery(cluster: &Cluster, context: &mut Context) -> Result<Discovery, Deco
             dns(assignment(cluster)?, cluster, context).at("load_assignment")?
         }
         DiscoveryType::Eds => {
+            let source = cluster
+                .eds_cluster_config
+                .as_ref()
+                .and_then(|eds| eds.eds_config.as_ref());
+            field::over_ads(source).at("eds_cluster_config.eds_config")?;
             let name = cluster
                 .eds_cluster_config
                 .as_ref()
@@ -110,6 +144,10 @@ fn discovery(cluster: &Cluster, context: &mut Context) -> Result<Discovery, Deco
                     (
                         "original_dst_lb_config.upstream_port_override",
                         config.upstream_port_override.is_some(),
+                    ),
+                    (
+                        "original_dst_lb_config.metadata_key",
+                        !config.metadata_key.is_empty(),
                     ),
                 ])?;
             }
@@ -230,6 +268,8 @@ fn protocol(cluster: &Cluster, context: &mut Context) -> Result<(AppProtocol, Op
         ));
     };
     let options: HttpProtocolOptions = message(any, context).at("typed_extension_protocol_options")?;
+    refuse([("http_filters", !options.http_filters.is_empty())])?;
+    field::common_http(options.common_http_protocol_options.as_ref()).at("common_http_protocol_options")?;
     let requests = options
         .common_http_protocol_options
         .and_then(|common| common.max_requests_per_connection);
@@ -247,7 +287,11 @@ fn protocol(cluster: &Cluster, context: &mut Context) -> Result<(AppProtocol, Op
     Ok((protocol, requests))
 }
 
-fn outlier_detection(detection: &OutlierDetection) -> Result<model::OutlierDetection, DecodeError> {
+fn outlier_detection(
+    detection: &OutlierDetection,
+    context: &mut Context,
+) -> Result<model::OutlierDetection, DecodeError> {
+    context.ignore("OutlierDetection.interval", detection.interval.is_some());
     let enforced = detection.enforcing_consecutive_5xx.unwrap_or(100);
     refuse([
         (

@@ -10,7 +10,7 @@ use weir_xds::envoy::config::{
 
 use super::{
     Context, DecodeError,
-    error::{At, each},
+    error::{At, each, refuse},
     field,
 };
 use crate::model::{Endpoint, Endpoints, Workload};
@@ -31,6 +31,16 @@ pub(super) fn endpoints(
     }
     let mut by_priority: Vec<(u32, Endpoint)> = Vec::new();
     let localities = each("endpoints", &assignment.endpoints, |locality| {
+        refuse([
+            (
+                "load_balancer_endpoints",
+                !locality.load_balancer_endpoints.is_empty(),
+            ),
+            (
+                "leds_cluster_locality_config",
+                !locality.leds_cluster_locality_config.is_empty(),
+            ),
+        ])?;
         context.ignore(
             "LocalityLbEndpoints.load_balancing_weight",
             locality.load_balancing_weight.is_some(),

@@ -8,8 +8,10 @@ use std::{
 use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
 use weir_xds::envoy::config::core::v3::{
-    Address, CidrRange, DataSource, HeaderValueOption, RuntimeFractionalPercent, SocketAddress,
+    Address, CidrRange, ConfigSource, DataSource, HeaderValueOption, HttpProtocolOptions,
+    RuntimeFractionalPercent, SocketAddress,
     address::Address as Kind,
+    config_source::ConfigSourceSpecifier,
     data_source::Specifier,
     header_value_option::HeaderAppendAction,
     socket_address::{PortSpecifier, Protocol},
@@ -18,7 +20,7 @@ use weir_xds::envoy::r#type::v3::fractional_percent::DenominatorType;
 
 use super::{
     Context, DecodeError, Origin,
-    error::{At, each},
+    error::{At, each, refuse},
 };
 use crate::model::{HeaderMutation, HeaderMutations};
 
@@ -51,6 +53,20 @@ fn socket_address(socket: &SocketAddress) -> Result<(&str, u16), DecodeError> {
         return Err(DecodeError::new("port_value is missing"));
     };
     Ok((&socket.address, self::port(port).at("port_value")?))
+}
+
+/// Refuses a resource that is to come from elsewhere than the aggregated stream.
+pub(super) fn over_ads(source: Option<&ConfigSource>) -> Result<(), DecodeError> {
+    match source.and_then(|source| source.config_source_specifier.as_ref()) {
+        None | Some(ConfigSourceSpecifier::Ads(_) | ConfigSourceSpecifier::Self_(_)) => Ok(()),
+        Some(_) => Err(DecodeError::unsupported("another source than ads: {}")),
+    }
+}
+
+/// Refuses HTTP settings that decide which requests are let through.
+pub(super) fn common_http(options: Option<&HttpProtocolOptions>) -> Result<(), DecodeError> {
+    let action = options.map_or(0, |options| options.headers_with_underscores_action);
+    refuse([("headers_with_underscores_action", action != 0)])
 }
 
 /// A TCP port; 0 included.

@@ -19,7 +19,7 @@ use weir_xds::{
                 http::{local_ratelimit::v3::LocalRateLimit, rbac::v3 as proto_rbac, router::v3::Router},
                 network::http_connection_manager::v3::{
                     HttpConnectionManager, HttpFilter,
-                    http_connection_manager::{CodecType, RouteSpecifier},
+                    http_connection_manager::{CodecType, PathWithEscapedSlashesAction, RouteSpecifier},
                     http_filter::ConfigType,
                 },
             },
@@ -54,8 +54,33 @@ pub(super) fn manager(manager: HttpConnectionManager, context: &mut Context) -> 
         // Authorization and routes would see another path than the one that they were written for.
         ("normalize_path", manager.normalize_path == Some(true)),
         ("merge_slashes", manager.merge_slashes),
+        (
+            "path_with_escaped_slashes_action",
+            !matches!(
+                manager.path_with_escaped_slashes_action(),
+                PathWithEscapedSlashesAction::ImplementationSpecificDefault
+                    | PathWithEscapedSlashesAction::KeepUnchanged
+            ),
+        ),
+        (
+            "path_normalization_options",
+            !manager.path_normalization_options.is_empty(),
+        ),
+        ("strip_matching_host_port", manager.strip_matching_host_port),
+        (
+            "early_header_mutation_extensions",
+            !manager.early_header_mutation_extensions.is_empty(),
+        ),
+        (
+            "upgrade_configs.filters",
+            manager
+                .upgrade_configs
+                .iter()
+                .any(|upgrade| !upgrade.filters.is_empty()),
+        ),
     ])?;
     ignore(&manager, context);
+    field::common_http(manager.common_http_protocol_options.as_ref()).at("common_http_protocol_options")?;
     let codec = match CodecType::try_from(manager.codec_type) {
         Ok(CodecType::Auto) => Codec::Auto,
         Ok(CodecType::Http1) => Codec::Http1,
@@ -66,7 +91,10 @@ pub(super) fn manager(manager: HttpConnectionManager, context: &mut Context) -> 
         Some(RouteSpecifier::Rds(rds)) if rds.route_config_name.is_empty() => {
             return Err(DecodeError::new("rds.route_config_name must not be empty"));
         }
-        Some(RouteSpecifier::Rds(rds)) => RouteSource::Rds(rds.route_config_name),
+        Some(RouteSpecifier::Rds(rds)) => {
+            field::over_ads(rds.config_source.as_ref()).at("rds.config_source")?;
+            RouteSource::Rds(rds.route_config_name)
+        }
         Some(RouteSpecifier::RouteConfig(config)) => {
             RouteSource::Inline(Arc::new(route::table(config, context).at("route_config")?))
         }
@@ -131,6 +159,42 @@ fn access_log(logs: &[AccessLog], context: &mut Context) -> Result<bool, DecodeE
 
 fn ignore(manager: &HttpConnectionManager, context: &mut Context) {
     for (setting, set) in [
+        (
+            "HttpConnectionManager.http_protocol_options",
+            manager.http_protocol_options.is_some(),
+        ),
+        (
+            "HttpConnectionManager.http2_protocol_options",
+            manager.http2_protocol_options.is_some(),
+        ),
+        (
+            "HttpConnectionManager.server_name",
+            !manager.server_name.is_empty(),
+        ),
+        (
+            "HttpConnectionManager.drain_timeout",
+            manager.drain_timeout.is_some(),
+        ),
+        (
+            "HttpConnectionManager.use_remote_address",
+            manager.use_remote_address.is_some(),
+        ),
+        (
+            "HttpConnectionManager.generate_request_id",
+            manager.generate_request_id.is_some(),
+        ),
+        (
+            "HttpConnectionManager.preserve_external_request_id",
+            manager.preserve_external_request_id,
+        ),
+        (
+            "HttpConnectionManager.common_http_protocol_options",
+            manager.common_http_protocol_options.is_some(),
+        ),
+        (
+            "HttpConnectionManager.request_headers_timeout",
+            manager.request_headers_timeout.is_some(),
+        ),
         ("HttpConnectionManager.tracing", manager.tracing.is_some()),
         (
             "HttpConnectionManager.request_timeout",
@@ -196,7 +260,8 @@ fn http_filter(filter: &HttpFilter, context: &mut Context) -> Result<Filter, Dec
     };
     if any.type_url == Router::type_url() {
         refuse([("disabled", filter.disabled)])?;
-        message::<Router>(any, context)?;
+        let router: Router = message(any, context)?;
+        refuse([("upstream_http_filters", !router.upstream_http_filters.is_empty())])?;
         Ok(Filter::Router)
     } else if any.type_url == proto_rbac::Rbac::type_url() {
         refuse([("disabled", filter.disabled)])?;

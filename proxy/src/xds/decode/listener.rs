@@ -46,6 +46,7 @@ pub(super) fn listener(listener: proto::Listener, context: &mut Context) -> Resu
         "Listener.per_connection_buffer_limit_bytes",
         listener.per_connection_buffer_limit_bytes.is_some(),
     );
+    context.ignore("Listener.tcp_backlog_size", listener.tcp_backlog_size.is_some());
     context.ignore("Listener.access_log", !listener.access_log.is_empty());
     let direction = direction(&listener)?;
     let (original_dst, inspect) = inspection(&listener, context)?;

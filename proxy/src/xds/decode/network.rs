@@ -110,6 +110,10 @@ fn local_rate_limit(filter: &LocalRateLimit) -> Result<Network, DecodeError> {
 }
 
 fn tcp(proxy: TcpProxy, context: &mut Context) -> Result<Tcp, DecodeError> {
+    refuse([
+        ("metadata_match", !proxy.metadata_match.is_empty()),
+        ("tunneling_config", !proxy.tunneling_config.is_empty()),
+    ])?;
     context.ignore("TcpProxy.access_log", !proxy.access_log.is_empty());
     context.ignore(
         "TcpProxy.max_connect_attempts",
@@ -117,14 +121,21 @@ fn tcp(proxy: TcpProxy, context: &mut Context) -> Result<Tcp, DecodeError> {
     );
     let clusters = match proxy.cluster_specifier {
         Some(ClusterSpecifier::Cluster(cluster)) => vec![WeightedCluster { cluster, weight: 1 }],
-        Some(ClusterSpecifier::WeightedClusters(weighted)) => weighted
-            .clusters
-            .into_iter()
-            .map(|cluster| WeightedCluster {
-                cluster: cluster.name,
-                weight: cluster.weight,
-            })
-            .collect(),
+        Some(ClusterSpecifier::WeightedClusters(weighted)) => {
+            let elsewhere = weighted
+                .clusters
+                .iter()
+                .any(|cluster| !cluster.metadata_match.is_empty());
+            refuse([("weighted_clusters.metadata_match", elsewhere)])?;
+            weighted
+                .clusters
+                .into_iter()
+                .map(|cluster| WeightedCluster {
+                    cluster: cluster.name,
+                    weight: cluster.weight,
+                })
+                .collect()
+        }
         None => return Err(DecodeError::new("no cluster is named")),
     };
     if clusters.iter().any(|cluster| cluster.cluster.is_empty()) {

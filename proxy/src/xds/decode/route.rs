@@ -47,6 +47,11 @@ pub(super) fn table(config: RouteConfiguration, context: &mut Context) -> Result
             config.ignore_port_in_host_matching,
         ),
         (
+            "ignore_path_parameters_in_path_matching",
+            config.ignore_path_parameters_in_path_matching,
+        ),
+        ("internal_only_headers", !config.internal_only_headers.is_empty()),
+        (
             "typed_per_filter_config",
             !config.typed_per_filter_config.is_empty(),
         ),
@@ -249,6 +254,17 @@ fn destination(
     host_retry: Option<&proto::RetryPolicy>,
     context: &mut Context,
 ) -> Result<Destination, DecodeError> {
+    refuse([
+        ("metadata_match", !action.metadata_match.is_empty()),
+        ("path_rewrite_policy", !action.path_rewrite_policy.is_empty()),
+        (
+            "connect_config",
+            action
+                .upgrade_configs
+                .iter()
+                .any(|upgrade| !upgrade.connect_config.is_empty()),
+        ),
+    ])?;
     context.ignore("RouteAction.rate_limits", !action.rate_limits.is_empty());
     context.ignore("RouteAction.hash_policy", !action.hash_policy.is_empty());
     context.ignore(
@@ -271,6 +287,9 @@ fn destination(
         }
         Some(HostRewriteSpecifier::AutoHostRewrite(true)) => {
             return Err(DecodeError::unsupported("auto_host_rewrite"));
+        }
+        Some(HostRewriteSpecifier::HostRewriteHeader(_) | HostRewriteSpecifier::HostRewritePathRegex(_)) => {
+            return Err(DecodeError::unsupported("a host out of the request"));
         }
         _ => None,
     };
@@ -320,10 +339,15 @@ fn weighted_clusters(
         if cluster.name.is_empty() {
             return Err(DecodeError::new("name must not be empty"));
         }
-        refuse([(
-            "typed_per_filter_config",
-            !cluster.typed_per_filter_config.is_empty(),
-        )])?;
+        refuse([
+            (
+                "typed_per_filter_config",
+                !cluster.typed_per_filter_config.is_empty(),
+            ),
+            ("metadata_match", !cluster.metadata_match.is_empty()),
+            ("host_rewrite_literal", !cluster.host_rewrite_literal.is_empty()),
+            ("cluster_header", !cluster.cluster_header.is_empty()),
+        ])?;
         let headers = !cluster.request_headers_to_add.is_empty()
             || !cluster.request_headers_to_remove.is_empty()
             || !cluster.response_headers_to_add.is_empty()
@@ -424,6 +448,7 @@ fn redirect(redirect: &proto::RedirectAction) -> Result<RouteAction, DecodeError
         Some(PathRewriteSpecifier::PrefixRewrite(_)) => {
             return Err(DecodeError::unsupported("prefix_rewrite"));
         }
+        Some(PathRewriteSpecifier::RegexRewrite(_)) => return Err(DecodeError::unsupported("regex_rewrite")),
         None => None,
     };
     let scheme = match &redirect.scheme_rewrite_specifier {

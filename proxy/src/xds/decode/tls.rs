@@ -113,6 +113,11 @@ fn trust(validation: &CertificateValidationContext, context: &Context) -> Result
             !validation.custom_validator_config.is_empty(),
         ),
         ("max_verify_depth", !validation.max_verify_depth.is_empty()),
+        (
+            "ca_certificate_provider_instance",
+            !validation.ca_certificate_provider_instance.is_empty(),
+        ),
+        ("system_root_certs", !validation.system_root_certs.is_empty()),
     ])?;
     let roots = match &validation.trusted_ca {
         Some(source) => field::data(source, context)
@@ -204,6 +209,11 @@ fn common(common: CommonTlsContext, context: &mut Context) -> Result<Common, Dec
             (Some(name), None)
         }
         Some(ValidationContextType::CombinedValidationContext(combined)) => {
+            let provider = !combined.validation_context_certificate_provider.is_empty()
+                || !combined
+                    .validation_context_certificate_provider_instance
+                    .is_empty();
+            refuse([("a certificate provider for validation", provider)])?;
             let inline = combined
                 .default_validation_context
                 .as_ref()
@@ -262,6 +272,10 @@ fn secret_name(config: &SdsSecretConfig, context: &Context) -> Result<String, De
 
 /// Algorithms that are not known are left out, as long as one remains: fewer are only ever stricter.
 fn algorithms(params: &TlsParameters, context: &mut Context) -> Result<Algorithms, DecodeError> {
+    refuse([
+        ("signature_algorithms", !params.signature_algorithms.is_empty()),
+        ("compliance_policies", !params.compliance_policies.is_empty()),
+    ])?;
     let mut chosen = |field, wanted: &[String], known: &[&str]| {
         let is_known = |name: &&String| known.contains(&name.as_str());
         let chosen: Vec<String> = wanted.iter().filter(is_known).cloned().collect();
