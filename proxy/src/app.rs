@@ -105,7 +105,7 @@ impl App {
         measure(&context, control.as_ref());
         Self {
             control,
-            services: Services::new(context.clone()),
+            services: Services::new(context.clone(), config.service_idle),
             context,
             config,
             logging: None,

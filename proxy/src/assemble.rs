@@ -238,6 +238,11 @@ impl Assembly {
         self.now.load()
     }
 
+    /// What is known now.
+    pub fn standing(&self) -> Standing {
+        self.standing.borrow().clone()
+    }
+
     /// Waits until it is known whether there is such a listener. Bound it with a timeout.
     pub async fn answered(&self) -> Standing {
         let mut standing = self.standing.clone();

@@ -89,6 +89,9 @@ pub struct Args {
     /// Inbound connections at a time; more are reset.
     #[arg(long, value_name = "N", default_value = "10000")]
     pub max_inbound_connections: NonZeroUsize,
+    /// A service is forgotten when the pod had no connection to it for so long; it is asked for again when needed.
+    #[arg(long, value_name = "SECONDS", default_value = "60")]
+    pub service_idle_s: NonZeroU32,
     /// A client outside the mesh has so long for the head of each request, the pause before it included.
     #[arg(long, value_name = "SECONDS", default_value = "300")]
     pub header_timeout_s: NonZeroU32,
@@ -230,6 +233,8 @@ pub struct Config {
     pub health_address: Option<SocketAddr>,
     /// Inbound connections at a time.
     pub max_inbound_connections: NonZeroUsize,
+    /// How long a service is followed after its last connection.
+    pub service_idle: Duration,
     /// How long a client outside the mesh has for the head of a request.
     pub header_timeout: Duration,
     /// Where the application shows metrics of its own.
@@ -316,6 +321,7 @@ impl Args {
             stats_address: self.stats_address.0,
             health_address: self.health_address.0,
             max_inbound_connections: self.max_inbound_connections,
+            service_idle: Duration::from_secs(self.service_idle_s.get().into()),
             header_timeout: Duration::from_secs(self.header_timeout_s.get().into()),
             merge_metrics: self.merge_metrics,
             detect_timeout: Duration::from_millis(self.detect_timeout_ms),

@@ -12,7 +12,7 @@ use crate::{
     xds::{Interest, Status, Stream},
 };
 
-/// The data path keeps what it uses for a while by itself, so the stream need not wait long.
+/// The data path keeps what it uses for a while by itself, so the stream need not wait longer.
 const IDLE_GRACE: Duration = Duration::from_secs(5);
 
 /// Both tasks, ready to start.
@@ -49,7 +49,7 @@ impl Control {
             store: context.store.clone(),
             interest,
             status: context.stream.clone(),
-            idle_grace: IDLE_GRACE,
+            idle_grace: IDLE_GRACE.min(config.service_idle),
         };
         Some(Self {
             mode: config.mode,

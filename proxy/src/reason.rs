@@ -12,9 +12,10 @@ pub enum Reason {
     NoFilterChain,
     /// The destination is one of the proxy's own ports: forwarding would loop.
     Loop,
-    /// The destination is not known and the mesh allows no egress, or the control plane did not say in time whether
-    /// it is known.
+    /// The destination is not known and the mesh allows no egress.
     UnknownDestination,
+    /// The control plane did not say in time whether the destination is a service of the mesh.
+    ControlPlaneSilent,
     /// The client sent nothing to be recognized before the detect timeout, and the listener closes then.
     DetectTimeout,
     /// The TLS handshake with the client failed.
@@ -35,7 +36,8 @@ pub enum Reason {
     NoCluster,
     /// The cluster has no endpoint that can be used.
     NoEndpoint,
-    /// Too many requests or connections to the cluster at a time, or connections to too many addresses.
+    /// Too many requests or connections to the cluster at a time, or connections to too many addresses
+    /// not known yet.
     Overflow,
     /// The TCP connect to the endpoint failed.
     ConnectFailed,
@@ -68,6 +70,7 @@ impl Reason {
             Self::NoFilterChain => "no_filter_chain",
             Self::Loop => "loop",
             Self::UnknownDestination => "unknown_destination",
+            Self::ControlPlaneSilent => "control_plane_silent",
             Self::DetectTimeout => "detect_timeout",
             Self::TlsHandshake => "tls_handshake",
             Self::RbacConnection => "rbac_connection",
