@@ -10,6 +10,7 @@ mod load;
 mod peers;
 mod pin;
 mod report;
+mod scale;
 mod scenarios;
 mod server;
 
@@ -44,6 +45,8 @@ enum Subcommands {
     Compare(Compare),
     /// Count the instructions and system calls that a pair of weir-proxy takes for a request; needs valgrind.
     Instructions(instructions::Options),
+    /// Put thousands of simulated sidecars on one weir-controller, and change endpoints under them.
+    Scale(scale::Options),
 }
 
 #[derive(Args)]
@@ -72,6 +75,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Subcommands::Compare(options) => compare(&options),
         Subcommands::Instructions(options) => instructions::run(&options),
+        Subcommands::Scale(options) => scale::run(&options),
     }
 }
 
