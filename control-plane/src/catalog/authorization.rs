@@ -11,11 +11,11 @@
 //! - What names an object that does not exist grants nothing.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
-use super::{Authorization, HttpRule, Rule, TcpRule, pods};
+use super::{Authorization, HttpRule, Rule, TcpRule, mesh::Monitored, pods};
 use crate::{
     endpoints::Objects,
     spec::{Diagnostic, Finding, HttpMatch, HttpRouteGroup, ObjectName, Stored, TargetRule, TrafficTarget},
@@ -24,7 +24,7 @@ use crate::{
 const EVERY_PATH: &str = ".*";
 
 /// What may be asked of a ServiceAccount; accounts without an entry: nothing.
-pub(super) type ByAccount = HashMap<ObjectName, Authorization>;
+pub(super) type ByAccount = HashMap<ObjectName, Arc<Authorization>>;
 
 #[derive(Default)]
 struct Grants {
@@ -60,7 +60,7 @@ impl RouteKey {
 /// Unites the TrafficTargets of monitored namespaces by the account they lead to.
 pub(super) fn by_account(
     objects: &Objects,
-    monitored: &HashSet<&str>,
+    monitored: &Monitored,
     trust_domain: &str,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> ByAccount {
@@ -85,7 +85,7 @@ pub(super) fn by_account(
         };
         reading.grant(&rule, accounts.entry(destination).or_default());
     }
-    let finish = |(account, grants): (ObjectName, Grants)| (account, rules(grants));
+    let finish = |(account, grants): (ObjectName, Grants)| (account, Arc::new(rules(grants)));
     accounts.into_iter().map(finish).collect()
 }
 
@@ -125,7 +125,7 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    fn counts(&mut self, monitored: &HashSet<&str>) -> bool {
+    fn counts(&mut self, monitored: &Monitored) -> bool {
         let namespace = &self.name.namespace;
         if !monitored.contains(&**namespace) {
             self.report(Finding::warning(

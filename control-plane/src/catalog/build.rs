@@ -1,19 +1,24 @@
 //! Joins all objects into a snapshot.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
+
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::{
-    Authorization, InboundPort, Pod, Service, ServiceKey, Snapshot,
-    authorization::{self, ByAccount},
-    mesh::{self, keep},
+    Authorization, Backend, InboundPort, Pod, Service, ServiceKey, Snapshot, authorization,
+    inbound::{Inbound, Leading},
+    index::Index,
+    mesh::{self, Monitored, keep},
     pods::{PodInfo, Pods},
-    services::{self, Inbound},
+    policy::Policy,
+    services::{self, Services},
     splits,
 };
-use crate::{endpoints::Objects, spec::ObjectName, table::Table};
+use crate::{
+    endpoints::Objects,
+    spec::{Diagnostic, ObjectName},
+    table::Table,
+};
 
 /// What the catalog is told once, at start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,143 +33,169 @@ pub struct Settings {
 
 /// Joins `objects` into the snapshot that follows `previous`. Its diagnostics are those of each object on its own and of
 /// the objects together, by file and line.
+///
+/// It looks at everything: [`Catalog`](super::Catalog) comes to the same by what changed.
 #[must_use]
 pub fn build(previous: Option<&Snapshot>, objects: &Objects, settings: &Settings) -> Snapshot {
+    let empty = Snapshot::default();
+    let last = previous.unwrap_or(&empty);
     let mut diagnostics = objects.diagnostics.to_vec();
     let monitored = mesh::monitored(objects, settings);
     let mesh = mesh::mesh_settings(objects, settings, &mut diagnostics);
-    let pods = Pods::join(objects, &monitored, &settings.trust_domain);
-    let joined = services::join(objects, &monitored, &pods, mesh.egress, &mut diagnostics);
-    let mut services = joined.by_key;
+    let pods = Pods::join(objects, &monitored, settings);
+    let joined = join_services(objects, &monitored, &pods, mesh.egress);
+    let inbound = inbound(&joined);
+    diagnose(objects, &joined, &inbound, &mut diagnostics);
     let accounts = authorization::by_account(objects, &monitored, &settings.trust_domain, &mut diagnostics);
     let splits = splits::join(
         objects,
         &monitored,
-        &services,
+        &joined,
         &settings.trust_domain,
         &mut diagnostics,
     );
 
-    let allowed = allowed_principals(&pods, &accounts);
-    let reached: BTreeSet<ServiceKey> = services
-        .iter()
-        .filter(|(_, service)| {
-            service
-                .principals
-                .iter()
-                .any(|it| mesh.permissive || allowed.contains(it))
-        })
-        .map(|(key, _)| key.clone())
-        .collect();
-    for (apex, backends) in splits {
-        if let Some(service) = services.get_mut(&apex) {
-            service.reachable = backends.iter().any(|backend| reached.contains(&backend.service));
-            service.split = Some(backends);
-        }
+    let policy = Policy::new(&mesh, accounts);
+    let mut services = Table::default();
+    let mut claims = Index::default();
+    for (key, service) in &joined {
+        let Some(service) = &service.service else { continue };
+        service
+            .cluster_ips
+            .iter()
+            .for_each(|ip| claims.add(*ip, key.clone()));
+        let now = finish_service(service, splits.get(key), &joined, &policy);
+        services.insert(key.clone(), keep(last.services.get(key), now));
     }
-    for (key, service) in &mut services {
-        service.reachable |= mesh.permissive || reached.contains(key);
+    let mut addresses = Table::default();
+    for ip in joined
+        .values()
+        .filter_map(|it| it.service.as_ref())
+        .flat_map(|it| &it.cluster_ips)
+    {
+        claims
+            .get(ip)
+            .next()
+            .and_then(|first| addresses.insert(*ip, first.clone()));
     }
-
     diagnostics.sort();
     diagnostics.dedup();
     Snapshot {
-        generation: previous.map_or(0, |previous| previous.generation) + 1,
-        addresses: joined.addresses.into_iter().collect(),
-        direct: services::direct(&services),
-        services: keep_services(previous, services),
-        pods: finish_pods(previous, pods.all, joined.inbound, accounts, mesh.permissive),
-        mesh: keep(previous.map(|previous| &previous.mesh), mesh),
-        diagnostics: keep(previous.map(|previous| &previous.diagnostics), diagnostics),
+        generation: last.generation + 1,
+        addresses,
+        direct: direct(&services),
+        services,
+        pods: finish_pods(last, &pods, &inbound, &policy),
+        mesh: keep(Some(&last.mesh), mesh),
+        diagnostics: keep(Some(&last.diagnostics), diagnostics),
         policies: objects.policies.clone(),
     }
 }
 
-/// Principals of pods that some TrafficTarget lets someone reach.
-fn allowed_principals(pods: &Pods<'_>, accounts: &ByAccount) -> BTreeSet<Arc<str>> {
-    let mut allowed = BTreeSet::new();
-    let mut seen = BTreeSet::new();
-    for pod in &pods.all {
-        if seen.insert(&pod.principal) {
-            let account = ObjectName::new(pod.namespace, pod.service_account);
-            if accounts.get(&account).is_some_and(grants_something) {
-                allowed.insert(pod.principal.clone());
-            }
+fn join_services(objects: &Objects, monitored: &Monitored, pods: &Pods, egress: bool) -> Services {
+    let mut slices: HashMap<ServiceKey, Vec<&EndpointSlice>> = HashMap::new();
+    for (name, slice) in &objects.endpoint_slices {
+        if let Some(service) = services::of_slice(name, &slice.value) {
+            slices.entry(service).or_default().push(&slice.value);
         }
     }
-    allowed
+    let of_mesh = objects
+        .services
+        .iter()
+        .filter(|(name, _)| monitored.contains(&name.namespace));
+    let join = |(name, stored): (&ObjectName, &Arc<_>)| {
+        let key = services::key(name);
+        let behind = slices.get(&key).map_or(&[][..], Vec::as_slice);
+        let joined = services::join(name, stored, behind.iter().copied(), pods, egress);
+        (key, joined)
+    };
+    of_mesh.map(join).collect()
 }
 
-fn grants_something(authorization: &Authorization) -> bool {
-    match authorization {
-        Authorization::Permissive => true,
-        Authorization::Rules { tcp, .. } => tcp.iter().any(|rule| !rule.rule.principals.is_empty()),
+fn inbound(services: &Services) -> Inbound {
+    let mut inbound = Inbound::default();
+    for (key, joined) in services {
+        for (port, protocol) in &joined.leads {
+            inbound.add(port, key, *protocol);
+        }
+    }
+    inbound
+}
+
+fn diagnose(objects: &Objects, services: &Services, inbound: &Inbound, diagnostics: &mut Vec<Diagnostic>) {
+    for (key, joined) in services {
+        diagnostics.extend_from_slice(&joined.diagnostics);
+        if let Some(stored) = objects.services.get(&services::name(key)) {
+            diagnostics.extend(services::disagreements(key, &stored.source, joined, inbound));
+        }
     }
 }
 
-fn keep_services(
-    previous: Option<&Snapshot>,
-    services: BTreeMap<ServiceKey, Service>,
-) -> Table<ServiceKey, Arc<Service>> {
-    let kept = services.into_iter().map(|(key, service)| {
-        let last = previous.and_then(|previous| previous.services.get(&key));
-        (key, keep(last, service))
-    });
-    kept.collect()
+/// A service with its split and whether it can be reached: where it is split, by way of its backends.
+pub(super) fn finish_service(
+    service: &Service,
+    split: Option<&Vec<Backend>>,
+    services: &Services,
+    policy: &Policy,
+) -> Service {
+    let covered = |backend: &Backend| {
+        services::get(services, &backend.service).is_some_and(|service| policy.covers(service))
+    };
+    Service {
+        split: split.cloned(),
+        reachable: policy.covers(service) || split.is_some_and(|backends| backends.iter().any(covered)),
+        ..service.clone()
+    }
+}
+
+fn direct(services: &Table<ServiceKey, Arc<Service>>) -> Table<IpAddr, Arc<[ServiceKey]>> {
+    let mut leading: HashMap<IpAddr, Vec<&ServiceKey>> = HashMap::new();
+    for (key, service) in services {
+        for ip in services::endpoint_ips(service) {
+            leading.entry(ip).or_default().push(key);
+        }
+    }
+    let ranked =
+        |(ip, keys): (IpAddr, Vec<&ServiceKey>)| (ip, services::leading(keys.into_iter(), services).into());
+    leading.into_iter().map(ranked).collect()
 }
 
 fn finish_pods(
-    previous: Option<&Snapshot>,
-    pods: Vec<PodInfo<'_>>,
-    inbound: Vec<Inbound>,
-    mut accounts: ByAccount,
-    permissive: bool,
+    last: &Snapshot,
+    pods: &Pods,
+    inbound: &Inbound,
+    policy: &Policy,
 ) -> Table<Arc<str>, Arc<Pod>> {
-    let last = last_authorizations(previous);
-    let mut shared: HashMap<Arc<str>, Arc<Authorization>> = HashMap::new();
-    let mut finished = Table::default();
-    for (pod, inbound) in pods.into_iter().zip(inbound) {
-        if !pod.meshed || pod.uid.is_empty() {
-            continue;
-        }
-        let authorization = shared.entry(pod.principal.clone()).or_insert_with(|| {
-            let rules = accounts.remove(&ObjectName::new(pod.namespace, pod.service_account));
-            let now = match rules {
-                _ if permissive => Authorization::Permissive,
-                Some(rules) => rules,
-                None => Authorization::Rules {
-                    http: Vec::new(),
-                    tcp: Vec::new(),
-                },
-            };
-            keep(last.get(&pod.principal).copied(), now)
-        });
-        let ports = inbound
-            .into_iter()
-            .map(|(port, (protocol, services))| InboundPort {
-                port,
-                protocol,
-                services,
-                authorization: authorization.clone(),
-            });
-        let known = previous.and_then(|previous| previous.pods.get(pod.uid));
-        let uid: Arc<str> = known.map_or_else(|| pod.uid.into(), |known| known.uid.clone());
-        let now = Pod {
-            uid: uid.clone(),
-            service_account: pod.service_account.to_owned(),
-            principal: pod.principal,
-            ips: pod.ips,
-            workload: pod.workload,
-            inbound: ports.collect(),
-        };
-        finished.insert(uid, keep(known, now));
-    }
-    finished
+    let served = pods.iter().filter(|(_, info)| info.is_served());
+    let served = served.filter_map(|(_, info)| pods.served(&info.uid));
+    let finished = served.map(|(name, info)| {
+        let now = finish_pod(info, inbound.of(name), policy.of(info));
+        (info.uid.clone(), keep(last.pods.get(&info.uid), now))
+    });
+    finished.collect()
 }
 
-/// What each principal's pods had last.
-fn last_authorizations(previous: Option<&Snapshot>) -> HashMap<&Arc<str>, &Arc<Authorization>> {
-    let pods = previous.into_iter().flat_map(|previous| previous.pods.values());
-    let with_ports = pods.filter_map(|pod| Some((&pod.principal, &pod.inbound.first()?.authorization)));
-    with_ports.collect()
+/// A pod with what leads to it.
+pub(super) fn finish_pod<'a>(
+    info: &PodInfo,
+    leading: impl Iterator<Item = (u16, &'a Leading)>,
+    authorization: &Arc<Authorization>,
+) -> Pod {
+    let ports = leading.filter_map(|(port, leading)| {
+        let (_, protocol) = leading.first_key_value()?;
+        Some(InboundPort {
+            port,
+            protocol: *protocol,
+            services: leading.keys().cloned().collect(),
+            authorization: authorization.clone(),
+        })
+    });
+    Pod {
+        uid: info.uid.clone(),
+        service_account: info.account.name.to_string(),
+        principal: info.principal.clone(),
+        ips: info.ips.clone(),
+        workload: info.workload.clone(),
+        inbound: ports.collect(),
+    }
 }

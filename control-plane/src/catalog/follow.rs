@@ -13,7 +13,7 @@ use prometheus_client::{
 use tokio::{sync::watch, task::spawn_blocking, time::sleep};
 use tracing::{debug, error, info, warn};
 
-use super::{Settings, Snapshot, build};
+use super::{Catalog, Settings, Snapshot};
 use crate::{
     endpoints::Objects,
     spec::{Diagnostic, Severity},
@@ -43,7 +43,7 @@ impl Metrics {
         };
         registry.register(
             "weir_catalog_build_seconds",
-            "Time to join all objects into a snapshot",
+            "Time to join what changed into a snapshot",
             metrics.build.clone(),
         );
         registry.register(
@@ -66,7 +66,7 @@ impl Metrics {
 /// Snapshots of what a provider publishes, the first one made at once. They go on as long as the provider does and
 /// someone listens. What is wrong with the objects is logged once, and once more that it is right again.
 ///
-/// A large mesh is joined on a thread of its own, and no more than half of the time: changes that come faster are joined
+/// Objects are joined on a thread of its own, and no more than half of the time: changes that come faster are joined
 /// together.
 ///
 /// Must be called within a tokio runtime.
@@ -76,19 +76,12 @@ pub fn follow(
     settings: Settings,
     metrics: Metrics,
 ) -> watch::Receiver<Arc<Snapshot>> {
-    let join = Arc::new(move |last: Option<&Snapshot>, objects: &Objects| {
-        let started = Instant::now();
-        let snapshot = build(last, objects, &settings);
-        let took = started.elapsed();
-        metrics.build.observe(took.as_secs_f64());
-        let known = last.map_or(&[][..], |last| last.diagnostics.as_slice());
-        report(known, &snapshot.diagnostics);
-        metrics.found(&snapshot.diagnostics);
-        (Arc::new(snapshot), took)
-    });
-    let (first, _) = join(None, &objects.borrow_and_update());
+    let mut catalog = Catalog::new(settings.clone(), Arc::default());
+    let (first, _) = join(&mut catalog, &[], &objects.borrow_and_update(), &metrics);
+    metrics.found(&first.diagnostics);
     let (publish, snapshots) = watch::channel(first);
     tokio::spawn(async move {
+        let mut idle = Some(catalog);
         loop {
             tokio::select! {
                 () = publish.closed() => return,
@@ -98,18 +91,44 @@ pub fn follow(
             }
             let now = objects.borrow_and_update().clone();
             let last = publish.borrow().clone();
-            let join = join.clone();
-            // Joining has no way to panic but a fault of ours; the last snapshot then stays.
-            let Ok((snapshot, took)) = spawn_blocking(move || join(Some(&last), &now)).await else {
+            let metrics = metrics.clone();
+            let mut catalog = idle
+                .take()
+                .unwrap_or_else(|| Catalog::new(settings.clone(), last.clone()));
+            let joined = spawn_blocking(move || {
+                let joined = join(&mut catalog, &last.diagnostics, &now, &metrics);
+                (catalog, joined)
+            });
+            // Joining has no way to panic but a fault of ours; the last snapshot then stays, and the next one is made
+            // from nothing.
+            let Ok((catalog, (snapshot, took))) = joined.await else {
                 error!("joining the objects failed; the last snapshot stays in force; please report it");
                 continue;
             };
+            idle = Some(catalog);
             debug!(generation = snapshot.generation, "the mesh changed");
             publish.send_replace(snapshot);
             sleep(took.min(LONGEST_PAUSE)).await;
         }
     });
     snapshots
+}
+
+fn join(
+    catalog: &mut Catalog,
+    known: &[Diagnostic],
+    objects: &Objects,
+    metrics: &Metrics,
+) -> (Arc<Snapshot>, Duration) {
+    let started = Instant::now();
+    let snapshot = catalog.update(objects);
+    let took = started.elapsed();
+    metrics.build.observe(took.as_secs_f64());
+    if known != *snapshot.diagnostics {
+        report(known, &snapshot.diagnostics);
+        metrics.found(&snapshot.diagnostics);
+    }
+    (snapshot, took)
 }
 
 /// Logs what was not there the last time.

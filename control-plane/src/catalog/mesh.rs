@@ -1,6 +1,6 @@
 //! Which namespaces belong to the mesh, and its settings.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use weir_xds::algorithms;
 
@@ -11,12 +11,15 @@ use crate::{
 };
 
 /// Namespaces that belong to the mesh.
-pub(super) fn monitored<'a>(objects: &'a Objects, settings: &Settings) -> HashSet<&'a str> {
+pub(super) type Monitored = BTreeSet<Arc<str>>;
+
+/// Which they are.
+pub(super) fn monitored(objects: &Objects, settings: &Settings) -> Monitored {
     let monitored = objects.namespaces.iter().filter(|(_, namespace)| {
         let labels = namespace.value.metadata.labels.as_ref();
         labels.is_some_and(|labels| spec::is_monitored(labels, &settings.mesh_name))
     });
-    monitored.map(|(name, _)| &*name.name).collect()
+    monitored.map(|(name, _)| name.name.clone()).collect()
 }
 
 /// The settings of the MeshConfig [`MeshConfig::NAME`] of the control plane's namespace. One of another namespace has no

@@ -1,100 +1,155 @@
 //! The pods of the mesh's namespaces: who they are and whether they have a sidecar.
 
-use std::{
-    collections::{HashMap, HashSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use k8s_openapi::api::core::v1;
 
-use super::Workload;
+use super::{Settings, Workload, index::Index, mesh::Monitored};
 use crate::{
     endpoints::Objects,
-    spec::{self, Owner},
+    spec::{self, ObjectName, Owner},
 };
 
 /// A pod, joined.
-#[derive(Debug)]
-pub(super) struct PodInfo<'a> {
-    pub(super) namespace: &'a str,
-    pub(super) service_account: &'a str,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PodInfo {
+    /// Its ServiceAccount.
+    pub(super) account: ObjectName,
     /// Empty where Kubernetes has not given one.
-    pub(super) uid: &'a str,
+    pub(super) uid: Arc<str>,
     pub(super) principal: Arc<str>,
     pub(super) ips: Vec<IpAddr>,
     pub(super) meshed: bool,
+    host_network: bool,
     pub(super) workload: Arc<Workload>,
+}
+
+impl PodInfo {
+    /// What is known of a pod; `None`: it does not belong to the mesh's namespaces, or has ended.
+    pub(super) fn of(
+        name: &ObjectName,
+        pod: &v1::Pod,
+        monitored: &Monitored,
+        settings: &Settings,
+    ) -> Option<Self> {
+        if !monitored.contains(&name.namespace) || ended(pod) {
+            return None;
+        }
+        let spec = pod.spec.as_ref();
+        let account = spec.and_then(|spec| spec.service_account_name.as_deref());
+        let account = account.filter(|account| !account.is_empty()).unwrap_or("default");
+        let owner = Owner::of(&pod.metadata);
+        let host_network = spec.and_then(|spec| spec.host_network).unwrap_or(false);
+        Some(Self {
+            account: ObjectName {
+                namespace: name.namespace.clone(),
+                name: account.into(),
+            },
+            uid: pod.metadata.uid.as_deref().unwrap_or_default().into(),
+            principal: principal(&settings.trust_domain, &name.namespace, account),
+            ips: ips(pod),
+            meshed: !host_network && spec::has_sidecar(pod),
+            host_network,
+            workload: Arc::new(Workload {
+                namespace: name.namespace.to_string(),
+                kind: owner.kind,
+                name: owner.name,
+                pod: name.name.to_string(),
+            }),
+        })
+    }
+
+    /// Whether it is served a configuration.
+    pub(super) fn is_served(&self) -> bool {
+        self.meshed && !self.uid.is_empty()
+    }
+
+    /// The addresses that are its own and not its node's.
+    fn own_ips(&self) -> &[IpAddr] {
+        if self.host_network { &[] } else { &self.ips }
+    }
 }
 
 /// Pods with the ways to find them.
 #[derive(Debug, Default)]
-pub(super) struct Pods<'a> {
-    pub(super) all: Vec<PodInfo<'a>>,
-    by_name: HashMap<(&'a str, &'a str), usize>,
-    by_ip: HashMap<IpAddr, usize>,
+pub(super) struct Pods {
+    by_name: HashMap<ObjectName, PodInfo>,
+    by_ip: Index<IpAddr, ObjectName>,
+    /// Those that are served.
+    by_uid: Index<Arc<str>, ObjectName>,
 }
 
-impl<'a> Pods<'a> {
-    /// Joins the pods of the monitored namespaces that have not ended.
-    pub(super) fn join(objects: &'a Objects, monitored: &HashSet<&str>, trust_domain: &str) -> Self {
+impl Pods {
+    /// All of them.
+    pub(super) fn join(objects: &Objects, monitored: &Monitored, settings: &Settings) -> Self {
         let mut pods = Self::default();
-        let mut principals: HashMap<(&str, &str), Arc<str>> = HashMap::new();
-        for (name, pod) in objects.pods.iter() {
-            let pod = &pod.value;
-            if !monitored.contains(&*name.namespace) || ended(pod) {
-                continue;
-            }
-            let spec = pod.spec.as_ref();
-            let account = spec.and_then(|spec| spec.service_account_name.as_deref());
-            let account = account.filter(|account| !account.is_empty()).unwrap_or("default");
-            let principal = principals
-                .entry((&name.namespace, account))
-                .or_insert_with(|| principal(trust_domain, &name.namespace, account))
-                .clone();
-            let index = pods.all.len();
-            let ips = ips(pod);
-            let owner = Owner::of(&pod.metadata);
-            let host_network = spec.and_then(|spec| spec.host_network).unwrap_or(false);
-            if !host_network {
-                for ip in &ips {
-                    pods.by_ip.entry(*ip).or_insert(index);
-                }
-            }
-            pods.by_name.insert((&name.namespace, &name.name), index);
-            pods.all.push(PodInfo {
-                namespace: &name.namespace,
-                service_account: account,
-                uid: pod.metadata.uid.as_deref().unwrap_or_default(),
-                principal,
-                ips,
-                meshed: !host_network && spec::has_sidecar(pod),
-                workload: Arc::new(Workload {
-                    namespace: name.namespace.to_string(),
-                    kind: owner.kind,
-                    name: owner.name,
-                    pod: name.name.to_string(),
-                }),
-            });
+        for (name, pod) in &objects.pods {
+            pods.put(name, PodInfo::of(name, &pod.value, monitored, settings));
         }
         pods
     }
 
+    /// Takes a pod's new state in. The one that it had.
+    pub(super) fn put(&mut self, name: &ObjectName, now: Option<PodInfo>) -> Option<PodInfo> {
+        let last = self.by_name.remove(name);
+        if let Some(last) = &last {
+            last.own_ips().iter().for_each(|ip| self.by_ip.remove(ip, name));
+            self.by_uid.remove(&last.uid, name);
+        }
+        if let Some(now) = now {
+            for ip in now.own_ips() {
+                self.by_ip.add(*ip, name.clone());
+            }
+            if now.is_served() {
+                self.by_uid.add(now.uid.clone(), name.clone());
+            }
+            self.by_name.insert(name.clone(), now);
+        }
+        last
+    }
+
+    pub(super) fn get(&self, name: &ObjectName) -> Option<&PodInfo> {
+        self.by_name.get(name)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&ObjectName, &PodInfo)> {
+        self.by_name.iter()
+    }
+
+    /// The pod that is served as this UID. Of several the last by name: UIDs are unique but where people write them.
+    pub(super) fn served(&self, uid: &str) -> Option<(&ObjectName, &PodInfo)> {
+        let name = self.by_uid.get(uid).next_back()?;
+        Some((name, self.by_name.get(name)?))
+    }
+
     /// The pod of a name, else the one that has the address. A pod that is known to have other addresses is a later one
     /// of the same name.
-    pub(super) fn find(&self, namespace: &str, name: Option<&str>, ip: IpAddr) -> Option<usize> {
-        match name {
-            Some(name) => {
-                let index = *self.by_name.get(&(namespace, name))?;
-                let ips = &self.all.get(index)?.ips;
-                (ips.is_empty() || ips.contains(&ip)).then_some(index)
+    pub(super) fn find(
+        &self,
+        namespace: &Arc<str>,
+        reference: &Reference,
+        ip: IpAddr,
+    ) -> Option<(&ObjectName, &PodInfo)> {
+        match reference {
+            Reference::Name(name) => {
+                let (name, info) = self.by_name.get_key_value(name)?;
+                (info.ips.is_empty() || info.ips.contains(&ip)).then_some((name, info))
             }
-            None => {
-                let index = self.by_ip.get(&ip).copied()?;
-                (self.all[index].namespace == namespace).then_some(index)
+            Reference::Address(ip) => {
+                let name = self.by_ip.get(ip).next()?;
+                (name.namespace == *namespace).then_some((name, self.by_name.get(name)?))
             }
         }
     }
+}
+
+/// How an endpoint tells its pod.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Reference {
+    /// By name.
+    Name(ObjectName),
+    /// By address alone.
+    Address(IpAddr),
 }
 
 /// The SPIFFE URI of a ServiceAccount.

@@ -1,7 +1,7 @@
 //! Services joined with the endpoints and pods behind them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::IpAddr,
     sync::Arc,
 };
@@ -11,83 +11,160 @@ use k8s_openapi::api::{
     discovery::v1::{self as v1_discovery, EndpointSlice},
 };
 
-use super::{Endpoint, Protocol, Service, ServiceKey, ServicePort, Workload, pods::Pods, protocol};
+use super::{
+    Endpoint, Protocol, Service, ServiceKey, ServicePort, Workload,
+    inbound::{Inbound, PodPort},
+    pods::{PodInfo, Pods, Reference},
+    protocol,
+};
 use crate::{
-    endpoints::Objects,
     spec::{Diagnostic, Finding, ObjectName, Source, Stored},
     table::Table,
 };
 
+/// Label of an EndpointSlice that names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-/// What services lead to: target port → what is spoken there and the services, by pod.
-pub(super) type Inbound = BTreeMap<u16, (Protocol, Vec<ServiceKey>)>;
-
 /// Services before policy.
-#[derive(Debug, Default)]
-pub(super) struct Services {
-    pub(super) by_key: BTreeMap<ServiceKey, Service>,
-    /// By index of the pod.
-    pub(super) inbound: Vec<Inbound>,
-    pub(super) addresses: HashMap<IpAddr, ServiceKey>,
+pub(super) type Services = BTreeMap<ServiceKey, Joined>;
+
+/// A service, joined with what is behind it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Joined {
+    /// Without its split, and reachable by no one; `None`: there is nothing behind it that could be.
+    pub(super) service: Option<Service>,
+    /// Whether it is but a name for one elsewhere.
+    external: bool,
+    /// The target ports of pods that it leads to, and what it declares to be spoken there.
+    pub(super) leads: BTreeMap<PodPort, Protocol>,
+    /// What its endpoints name, whether it is there or not.
+    pub(super) references: BTreeSet<Reference>,
+    /// What is wrong with it.
+    pub(super) diagnostics: Vec<Diagnostic>,
 }
 
-/// Joins the services of monitored namespaces.
-pub(super) fn join(
-    objects: &Objects,
-    monitored: &HashSet<&str>,
-    pods: &Pods<'_>,
+impl Joined {
+    /// The addresses that it claims.
+    pub(super) fn cluster_ips(&self) -> &[IpAddr] {
+        self.service.as_ref().map_or(&[], |service| &service.cluster_ips)
+    }
+
+    /// Whether a split that names the one can name the other.
+    pub(super) fn has_shape_of(&self, other: &Self) -> bool {
+        let ports = |it: &Self| {
+            let service = it.service.as_ref();
+            service.map(|service| service.ports.iter().map(|port| port.number).collect::<Vec<_>>())
+        };
+        self.external == other.external && ports(self) == ports(other)
+    }
+}
+
+/// One that has endpoints in the mesh.
+pub(super) fn get<'a>(services: &'a Services, key: &ServiceKey) -> Option<&'a Service> {
+    services.get(key)?.service.as_ref()
+}
+
+/// Joins a service of a monitored namespace with its endpoints and their pods.
+pub(super) fn join<'a>(
+    name: &ObjectName,
+    stored: &Stored<v1::Service>,
+    slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
+    pods: &Pods,
     egress: bool,
-    diagnostics: &mut Vec<Diagnostic>,
-) -> Services {
-    let mut services = Services {
-        inbound: vec![Inbound::new(); pods.all.len()],
-        ..Services::default()
+) -> Joined {
+    let Some(spec) = &stored.value.spec else {
+        return Joined::default();
     };
-    let slices = slices(objects);
-    for (name, stored) in objects.services.iter() {
-        let Some(spec) = &stored.value.spec else {
-            continue;
-        };
-        if !monitored.contains(&*name.namespace) {
-            continue;
-        }
-        if is_external_name(spec) {
-            external_name(name, spec, stored, egress, diagnostics);
-            continue;
-        }
-        let key = ServiceKey {
-            namespace: name.namespace.clone(),
-            name: name.name.clone(),
-        };
-        let behind = slices
-            .get(&(&*name.namespace, &*name.name))
-            .map_or(&[][..], Vec::as_slice);
-        let mut joining = Joining {
-            key: &key,
-            pods,
-            inbound: &mut services.inbound,
-            source: &stored.source,
+    let mut diagnostics = Vec::new();
+    if is_external_name(spec) {
+        external_name(name, spec, stored, egress, &mut diagnostics);
+        return Joined {
+            external: true,
             diagnostics,
-            principals: BTreeSet::new(),
+            ..Joined::default()
         };
-        let ports = joining.ports(spec, behind);
-        let principals = joining.principals;
-        let cluster_ips = cluster_ips(spec);
-        for ip in &cluster_ips {
-            services.addresses.entry(*ip).or_insert_with(|| key.clone());
-        }
-        let service = Service {
-            key: key.clone(),
-            cluster_ips,
+    }
+    let key = key(name);
+    let mut joining = Joining {
+        key: &key,
+        pods,
+        leads: BTreeMap::new(),
+        references: BTreeSet::new(),
+        source: &stored.source,
+        diagnostics,
+        principals: BTreeSet::new(),
+    };
+    let ports = joining.ports(spec, slices);
+    let Joining {
+        leads,
+        references,
+        diagnostics,
+        principals,
+        ..
+    } = joining;
+    Joined {
+        service: Some(Service {
+            key,
+            cluster_ips: cluster_ips(spec),
             ports,
             principals,
             split: None,
             reachable: false,
-        };
-        services.by_key.insert(key, service);
+        }),
+        external: false,
+        leads,
+        references,
+        diagnostics,
     }
-    services
+}
+
+/// The name of a Service.
+pub(super) fn key(name: &ObjectName) -> ServiceKey {
+    ServiceKey {
+        namespace: name.namespace.clone(),
+        name: name.name.clone(),
+    }
+}
+
+/// The name of its object.
+pub(super) fn name(key: &ServiceKey) -> ObjectName {
+    ObjectName {
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+    }
+}
+
+/// The service that an EndpointSlice belongs to.
+pub(super) fn of_slice(name: &ObjectName, slice: &EndpointSlice) -> Option<ServiceKey> {
+    let labels = slice.metadata.labels.as_ref()?;
+    Some(ServiceKey {
+        namespace: name.namespace.clone(),
+        name: labels.get(SERVICE_NAME)?.as_str().into(),
+    })
+}
+
+/// What is wrong with a service as others see it: it leads to ports of pods where another declared another protocol.
+pub(super) fn disagreements(
+    key: &ServiceKey,
+    source: &Source,
+    joined: &Joined,
+    inbound: &Inbound,
+) -> Vec<Diagnostic> {
+    let found = joined.leads.iter().filter_map(|(port, protocol)| {
+        let (first, counts) = inbound.get(port)?.first_key_value()?;
+        (counts != protocol).then_some((first, port.1))
+    });
+    // One is enough for all the pods of a service.
+    let found: BTreeSet<(&ServiceKey, u16)> = found.collect();
+    let tell = |(first, target)| {
+        let finding = Finding::warning(
+            "spec.ports",
+            format!("service {first} declares another protocol for target port {target}; that one counts"),
+            "declare the same appProtocol in both",
+        );
+        source.diagnostic(format!("Service {key}"), finding)
+    };
+    found.into_iter().map(tell).collect()
 }
 
 /// Whether a service is but another name for one elsewhere.
@@ -118,46 +195,30 @@ fn external_name(
     diagnostics.push(stored.source.diagnostic(format!("Service {name}"), finding));
 }
 
-/// The services that lead to each address of a ready pod, as [`Snapshot::direct`](super::Snapshot::direct) has them.
-pub(super) fn direct(services: &BTreeMap<ServiceKey, Service>) -> Table<IpAddr, Arc<[ServiceKey]>> {
-    let mut direct: HashMap<IpAddr, Vec<ServiceKey>> = HashMap::new();
-    for rank in 0..3 {
-        for service in services.values().filter(|service| self::rank(service) == rank) {
-            for endpoint in service.ports.iter().flat_map(|port| &port.endpoints) {
-                let leading = direct.entry(endpoint.ip).or_default();
-                if leading.last() != Some(&service.key) {
-                    leading.push(service.key.clone());
-                }
-            }
-        }
-    }
-    direct
-        .into_iter()
-        .map(|(ip, leading)| (ip, leading.into()))
-        .collect()
+/// The addresses of the ready pods behind a service.
+pub(super) fn endpoint_ips(service: &Service) -> BTreeSet<IpAddr> {
+    let endpoints = service.ports.iter().flat_map(|port| &port.endpoints);
+    endpoints.map(|endpoint| endpoint.ip).collect()
 }
 
-fn rank(service: &Service) -> u8 {
+/// The services that lead to an address, as [`Snapshot::direct`](super::Snapshot::direct) has them.
+pub(super) fn leading<'a>(
+    keys: impl Iterator<Item = &'a ServiceKey>,
+    services: &Table<ServiceKey, Arc<Service>>,
+) -> Vec<ServiceKey> {
+    let rank = |key: &ServiceKey| services.get(key).map(|service| rank(service));
+    let mut keys: Vec<ServiceKey> = keys.cloned().collect();
+    keys.sort_by_cached_key(|key| (rank(key), key.clone()));
+    keys
+}
+
+/// Whose a connection to a pod's address is rather: the lowest.
+pub(super) fn rank(service: &Service) -> u8 {
     match (service.cluster_ips.is_empty(), service.split.is_some()) {
         (true, _) => 0,
         (false, false) => 1,
         (false, true) => 2,
     }
-}
-
-/// EndpointSlices by the service they belong to.
-fn slices(objects: &Objects) -> HashMap<(&str, &str), Vec<&EndpointSlice>> {
-    let mut slices: HashMap<(&str, &str), Vec<&EndpointSlice>> = HashMap::new();
-    for (name, slice) in objects.endpoint_slices.iter() {
-        let labels = slice.value.metadata.labels.as_ref();
-        if let Some(service) = labels.and_then(|labels| labels.get(SERVICE_NAME)) {
-            slices
-                .entry((&name.namespace, service))
-                .or_default()
-                .push(&slice.value);
-        }
-    }
-    slices
 }
 
 /// A pod of both families counts once in balancing: by the service's own first family, if it has an address of that.
@@ -186,17 +247,22 @@ fn cluster_ips(spec: &v1::ServiceSpec) -> Vec<IpAddr> {
 }
 
 /// One service being joined.
-struct Joining<'a, 'p> {
+struct Joining<'a> {
     key: &'a ServiceKey,
-    pods: &'a Pods<'p>,
-    inbound: &'a mut Vec<Inbound>,
+    pods: &'a Pods,
+    leads: BTreeMap<PodPort, Protocol>,
+    references: BTreeSet<Reference>,
     source: &'a Source,
-    diagnostics: &'a mut Vec<Diagnostic>,
+    diagnostics: Vec<Diagnostic>,
     principals: BTreeSet<Arc<str>>,
 }
 
-impl Joining<'_, '_> {
-    fn ports(&mut self, spec: &v1::ServiceSpec, slices: &[&EndpointSlice]) -> Vec<ServicePort> {
+impl<'a> Joining<'a> {
+    fn ports<'s>(
+        &mut self,
+        spec: &v1::ServiceSpec,
+        slices: impl Iterator<Item = &'s EndpointSlice> + Clone,
+    ) -> Vec<ServicePort> {
         let mut ports: Vec<ServicePort> = Vec::new();
         for (index, port) in spec.ports.iter().flatten().enumerate() {
             let Ok(number) = u16::try_from(port.port) else {
@@ -220,7 +286,7 @@ impl Joining<'_, '_> {
             }
             let name = port.name.clone().unwrap_or_default();
             let protocol = self.protocol(index, port, &name);
-            let mut endpoints = self.endpoints(&name, protocol, slices);
+            let mut endpoints = self.endpoints(&name, protocol, slices.clone());
             if let Some(family) = cluster_ips(spec).first() {
                 one_address_a_pod(&mut endpoints, family.is_ipv4());
             }
@@ -259,84 +325,66 @@ impl Joining<'_, '_> {
 
     /// The endpoints of a port, and on the way the principals and the inbound ports of their pods. Where none is ready,
     /// those that still serve while they end.
-    fn endpoints(&mut self, name: &str, protocol: Protocol, slices: &[&EndpointSlice]) -> Vec<Endpoint> {
-        let mut endpoints: BTreeMap<(IpAddr, u16), usize> = BTreeMap::new();
-        let mut ending: BTreeMap<(IpAddr, u16), usize> = BTreeMap::new();
+    fn endpoints<'s>(
+        &mut self,
+        name: &str,
+        protocol: Protocol,
+        slices: impl Iterator<Item = &'s EndpointSlice>,
+    ) -> Vec<Endpoint> {
+        let mut endpoints: BTreeMap<(IpAddr, u16), &'a PodInfo> = BTreeMap::new();
+        let mut ending: BTreeMap<(IpAddr, u16), &'a PodInfo> = BTreeMap::new();
         for slice in slices {
-            let ports = slice.ports.iter().flatten();
-            let target = ports
-                .filter(|port| {
-                    is_tcp(port.protocol.as_deref()) && port.name.as_deref().unwrap_or_default() == name
-                })
-                .find_map(|port| u16::try_from(port.port?).ok());
+            let target = target_port(slice, name);
             for endpoint in &slice.endpoints {
-                let named = endpoint.target_ref.as_ref();
-                let named = named.filter(|target| target.kind.as_deref().unwrap_or("Pod") == "Pod");
-                let named = named.and_then(|target| target.name.as_deref());
                 let state = EndpointState::of(endpoint);
-                for ip in endpoint
-                    .addresses
-                    .iter()
-                    .filter_map(|ip| ip.parse::<IpAddr>().ok())
-                {
-                    let Some(index) = self.pods.find(&self.key.namespace, named, ip) else {
+                let addresses = endpoint.addresses.iter();
+                for ip in addresses.filter_map(|ip| ip.parse::<IpAddr>().ok()) {
+                    let Some((pod, info)) = self.pod(endpoint, ip) else {
                         continue;
                     };
-                    let pod = &self.pods.all[index];
-                    if !self.principals.contains(&pod.principal) {
-                        self.principals.insert(pod.principal.clone());
+                    if !self.principals.contains(&info.principal) {
+                        self.principals.insert(info.principal.clone());
                     }
-                    let Some(target) = target.filter(|_| pod.meshed) else {
+                    let Some(target) = target.filter(|_| info.meshed) else {
                         continue;
                     };
-                    self.leads_to(index, target, protocol);
+                    self.leads.entry((pod.clone(), target)).or_insert(protocol);
                     match state {
-                        EndpointState::Ready => endpoints.insert((ip, target), index),
-                        EndpointState::Ending => ending.insert((ip, target), index),
+                        EndpointState::Ready => endpoints.insert((ip, target), info),
+                        EndpointState::Ending => ending.insert((ip, target), info),
                         EndpointState::Unready => None,
                     };
                 }
             }
         }
-        let endpoint = |((ip, port), index): ((IpAddr, u16), usize)| {
-            let pod = &self.pods.all[index];
-            Endpoint {
-                ip,
-                port,
-                principal: pod.principal.clone(),
-                workload: pod.workload.clone(),
-            }
+        let endpoint = |((ip, port), info): ((IpAddr, u16), &PodInfo)| Endpoint {
+            ip,
+            port,
+            principal: info.principal.clone(),
+            workload: info.workload.clone(),
         };
         let usable = if endpoints.is_empty() { ending } else { endpoints };
         usable.into_iter().map(endpoint).collect()
     }
 
-    /// Notes that the service leads to a port of a pod. Services come by name, so the first one's protocol counts.
-    fn leads_to(&mut self, pod: usize, target: u16, protocol: Protocol) {
-        let (first, services) = self.inbound[pod]
-            .entry(target)
-            .or_insert_with(|| (protocol, Vec::new()));
-        let disagrees = *first != protocol;
-        if services.last() == Some(self.key) {
-            return;
-        }
-        let first_service = services.first().cloned();
-        services.push(self.key.clone());
-        if let Some(first_service) = first_service.filter(|_| disagrees) {
-            let finding = Finding::warning(
-                "spec.ports",
-                format!(
-                    "service {first_service} declares another protocol for target port {target}; that one counts"
-                ),
-                "declare the same appProtocol in both",
-            );
-            let object = format!("Service {}", self.key);
-            let diagnostic = self.source.diagnostic(object, finding);
-            // One is enough for all the pods of a service.
-            if !self.diagnostics.contains(&diagnostic) {
-                self.diagnostics.push(diagnostic);
-            }
-        }
+    /// The pod of an endpoint's address.
+    fn pod(
+        &mut self,
+        endpoint: &v1_discovery::Endpoint,
+        ip: IpAddr,
+    ) -> Option<(&'a ObjectName, &'a PodInfo)> {
+        let named = endpoint.target_ref.as_ref();
+        let named = named.filter(|target| target.kind.as_deref().unwrap_or("Pod") == "Pod");
+        let reference = match named.and_then(|target| target.name.as_deref()) {
+            Some(name) => Reference::Name(ObjectName {
+                namespace: self.key.namespace.clone(),
+                name: name.into(),
+            }),
+            None => Reference::Address(ip),
+        };
+        let found = self.pods.find(&self.key.namespace, &reference, ip);
+        self.references.insert(reference);
+        found
     }
 
     fn report(&mut self, finding: Finding) {
@@ -367,6 +415,14 @@ impl EndpointState {
             (false, false) => Self::Unready,
         }
     }
+}
+
+/// The port of a slice's endpoints that a Service's port of this name leads to.
+fn target_port(slice: &EndpointSlice, name: &str) -> Option<u16> {
+    let ports = slice.ports.iter().flatten();
+    ports
+        .filter(|port| is_tcp(port.protocol.as_deref()) && port.name.as_deref().unwrap_or_default() == name)
+        .find_map(|port| u16::try_from(port.port?).ok())
 }
 
 fn is_tcp(protocol: Option<&str>) -> bool {

@@ -3,24 +3,29 @@
 //! Of two splits for one service the older counts (`creationTimestamp`; one that has none is younger than any), then
 //! the first by name.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
-use super::{Backend, Service, ServiceKey, services};
+use super::{
+    Backend, Service, ServiceKey,
+    mesh::Monitored,
+    services::{self, Services},
+};
 use crate::{
     endpoints::Objects,
     spec::{Diagnostic, Finding, ObjectName, Stored, TrafficSplit},
 };
 
-type Services = BTreeMap<ServiceKey, Service>;
+/// The backends of every split service, by service.
+pub(super) type Splits = BTreeMap<ServiceKey, Vec<Backend>>;
 
-/// The backends of every split service.
+/// Reads them.
 pub(super) fn join(
     objects: &Objects,
-    monitored: &HashSet<&str>,
+    monitored: &Monitored,
     services: &Services,
     trust_domain: &str,
     diagnostics: &mut Vec<Diagnostic>,
-) -> Vec<(ServiceKey, Vec<Backend>)> {
+) -> Splits {
     let mut by_age: Vec<_> = objects.traffic_splits.iter().collect();
     by_age.sort_by_key(|(name, split)| {
         let created = split
@@ -32,7 +37,7 @@ pub(super) fn join(
         (created.is_none(), created, *name)
     });
     let mut winners: HashMap<ServiceKey, &ObjectName> = HashMap::new();
-    let mut splits = Vec::new();
+    let mut splits = Splits::new();
     for (name, split) in by_age {
         let mut reading = Reading {
             name,
@@ -58,7 +63,7 @@ pub(super) fn join(
         winners.insert(apex.key.clone(), name);
         let backends = reading.backends(apex);
         if backends.iter().any(|backend| backend.weight > 0) {
-            splits.push((apex.key.clone(), backends));
+            splits.insert(apex.key.clone(), backends);
         }
     }
     splits
@@ -74,7 +79,7 @@ struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    fn apex(&mut self, monitored: &HashSet<&str>, trust_domain: &str) -> Option<&'a Service> {
+    fn apex(&mut self, monitored: &Monitored, trust_domain: &str) -> Option<&'a Service> {
         let namespace = &self.name.namespace;
         if !monitored.contains(&**namespace) {
             self.report(Finding::warning(
@@ -101,7 +106,7 @@ impl<'a> Reading<'a> {
             ));
             return None;
         }
-        let apex = self.services.get(&self.beside(name));
+        let apex = services::get(self.services, &self.beside(name));
         if apex.is_none() {
             self.report(Finding::error(
                 "spec.service",
@@ -118,7 +123,7 @@ impl<'a> Reading<'a> {
         for (index, backend) in self.split.value.spec.backends.iter().enumerate() {
             let field = format!("spec.backends[{index}].service");
             let key = self.beside(&backend.service);
-            let Some(service) = self.services.get(&key) else {
+            let Some(service) = services::get(self.services, &key) else {
                 self.report(Finding::error(
                     field,
                     format!("{}; the other backends get its share", self.missing(&key)),
