@@ -2,11 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use crate::{
     admit::admit,
-    assemble::{Assembly, Standing, Targets},
+    assemble::{Assembly, Chain, Standing, Targets, Terminal},
     chain::{self, Facts},
     context::Context,
     model::Tcp,
@@ -38,6 +38,14 @@ impl Opaque<'_> {
     /// Connects to an endpoint and copies until both sides are done, or until a changed policy forbids it.
     pub async fn forward(&self, mut client: Metered<Io>, tcp: &Tcp, targets: &Targets) -> (Reason, Copied) {
         let mut copied = Copied::default();
+        let settled = match self.context.upstreams.in_lull() {
+            true => self.settled(targets).await,
+            false => None,
+        };
+        let targets = match settled.as_ref().map(|chain| &chain.terminal) {
+            Some(Terminal::Tcp(_, targets)) => targets,
+            Some(Terminal::Http(_)) | None => targets,
+        };
         let mut endpoint = match self.connect(targets).await {
             Ok(endpoint) => endpoint,
             Err(reason) => {
@@ -64,6 +72,35 @@ impl Opaque<'_> {
         };
         let reason = if copied.idle { Reason::IdleTimeout } else { reason };
         (reason, copied)
+    }
+
+    /// The chain in force once none of the targets has lost its last endpoint just now, or it stays so; `None`: the
+    /// one that was chosen. A connection in the middle of a change that moves a service elsewhere waits for the rest.
+    async fn settled(&self, targets: &Targets) -> Option<Arc<Chain>> {
+        let mut standing = self.assembly.watch();
+        let mut chosen: Option<Arc<Chain>> = None;
+        loop {
+            let targets = match chosen.as_ref().map(|chain| &chain.terminal) {
+                Some(Terminal::Tcp(_, targets)) => targets,
+                Some(Terminal::Http(_)) => return None,
+                None => targets,
+            };
+            let Some(upstream) = targets.bereft().cloned() else {
+                return chosen;
+            };
+            let Some(until) = upstream.bereft() else {
+                return chosen;
+            };
+            tokio::select! {
+                changed = standing.changed() => changed.ok()?,
+                Some(_) = upstream.another(self.facts.destination, &[], until) => {}
+                () = sleep_until(until) => return chosen,
+            }
+            let resolved = self.assembly.now().clone()?;
+            let chain = resolved.chain(chain::select(&resolved.listener, self.facts))?;
+            admit(&chain.model, self.facts, self.peer.as_deref()).ok()?;
+            chosen = Some(chain.clone());
+        }
     }
 
     /// Connects to one endpoint after another: nothing was sent to one that cannot be reached.

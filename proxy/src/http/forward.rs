@@ -8,6 +8,7 @@ use http::{
 };
 
 use http_body::Body as _;
+use tokio::time::sleep_until;
 
 use super::{
     Body, Session,
@@ -38,6 +39,11 @@ pub(super) async fn answer(
     mut request: Request<Body>,
     observers: &mut Observers,
 ) -> Result<Response<Body>, Refusal> {
+    let settled = match session.context.upstreams.in_lull() {
+        true => settled(session, &head(&request)).await,
+        false => None,
+    };
+    let serving = settled.as_ref().unwrap_or(serving);
     let Terminal::Http(http) = &serving.chain.terminal else {
         return Err(closed(Reason::NoFilterChain));
     };
@@ -106,6 +112,30 @@ pub(super) async fn answer(
     }
     matched.change_response(response.headers_mut());
     Ok(response)
+}
+
+/// What is in force once no cluster of the request's route has lost its last endpoint just now, or it stays so.
+/// Requests in the middle of a change that moves a service elsewhere wait for the rest of it.
+async fn settled(session: &Session, asked: &Request<()>) -> Option<Serving> {
+    let mut standing = session.assembly.watch();
+    loop {
+        standing.mark_unchanged();
+        let serving = session.chain().ok()?;
+        let Terminal::Http(http) = &serving.chain.terminal else {
+            return Some(serving);
+        };
+        let matched = judge(session, http, &policy::Request::of(asked)).ok();
+        let targets = matched.and_then(|matched| http.targets(matched.route));
+        let Some(upstream) = targets.and_then(Targets::bereft).cloned() else {
+            return Some(serving);
+        };
+        let Some(until) = upstream.bereft() else { continue };
+        tokio::select! {
+            changed = standing.changed() => changed.ok()?,
+            Some(_) = upstream.another(session.facts.destination, &[], until) => {}
+            () = sleep_until(until) => return Some(serving),
+        }
+    }
 }
 
 /// The route of a request that is let in.

@@ -152,7 +152,12 @@ impl Upstream {
                 self.set_readiness(Readiness::Ready);
             }
             (State::Absent, _) => {
-                for endpoint in &self.now.swap(Arc::default()).endpoints {
+                let old = self.now.load_full();
+                self.now.store(Arc::new(Now {
+                    emptied: self.emptied(&old, true),
+                    ..Now::default()
+                }));
+                for endpoint in &old.endpoints {
                     endpoint.retire();
                 }
                 self.set_readiness(Readiness::Absent);
@@ -198,6 +203,7 @@ impl Upstream {
             cluster: Some(cluster.clone()),
             tls,
             endpoints: endpoints.clone(),
+            emptied: self.emptied(&old, endpoints.is_empty()),
         }));
         self.updated.notify_waiters();
         for gone in &old.endpoints {
@@ -205,5 +211,18 @@ impl Upstream {
                 gone.retire();
             }
         }
+    }
+
+    /// When the last endpoint was lost, of a state that comes after `old`.
+    fn emptied(&self, old: &Now, is_empty: bool) -> Option<Instant> {
+        if !is_empty {
+            return None;
+        }
+        if old.endpoints.is_empty() {
+            return old.emptied;
+        }
+        let now = Instant::now();
+        self.lull.begin(now);
+        Some(now)
     }
 }

@@ -4,6 +4,7 @@
 mod connect;
 mod endpoint;
 mod follow;
+mod lull;
 mod pool;
 mod usage;
 
@@ -24,6 +25,7 @@ use tokio::{
 
 pub use connect::{ConnectError, Connector, Purpose};
 pub use endpoint::{Endpoint, InFlight};
+use lull::{LULL, Lull};
 pub use pool::{Lease, SendError};
 pub use usage::Overflow;
 use usage::{Kind, Permit, Usage};
@@ -62,6 +64,7 @@ pub struct Upstream {
     usage: Arc<Usage>,
     /// Its endpoints changed.
     updated: Notify,
+    lull: Arc<Lull>,
 }
 
 /// An endpoint beside those that were tried.
@@ -86,6 +89,8 @@ pub struct Now {
     tls: Option<Arc<ClientSide>>,
     /// Its usable endpoints, each with its pool.
     pub endpoints: Vec<Arc<Endpoint>>,
+    /// When it lost the last of them.
+    emptied: Option<Instant>,
 }
 
 impl Upstream {
@@ -154,6 +159,12 @@ impl Upstream {
                 Another::NotYet => timeout_at(deadline, updated).await.ok()?,
             }
         }
+    }
+
+    /// Until when requests should wait, since it has lost its last endpoint just now; `None`: they should not.
+    pub fn bereft(&self) -> Option<Instant> {
+        let until = self.now.load().emptied? + LULL;
+        (until > Instant::now()).then_some(until)
     }
 
     /// Takes in how a request to an endpoint or a connect went: a 5xx, no response and no connection are failures.
@@ -230,6 +241,7 @@ pub struct Upstreams {
     connector: Connector,
     requests: Requests,
     known: Arc<Mutex<HashMap<Arc<str>, Weak<Upstream>>>>,
+    lull: Arc<Lull>,
 }
 
 impl Upstreams {
@@ -241,12 +253,18 @@ impl Upstreams {
             connector,
             requests,
             known: Arc::default(),
+            lull: Arc::default(),
         }
     }
 
     /// How endpoints are connected to.
     pub fn connector(&self) -> &Connector {
         &self.connector
+    }
+
+    /// Whether one of them may be [`Upstream::bereft`]; far cheaper to ask.
+    pub fn in_lull(&self) -> bool {
+        self.lull.is_on()
     }
 
     /// Every cluster in use, by name.
@@ -275,6 +293,7 @@ impl Upstreams {
             requests: self.requests.clone(),
             usage: Arc::default(),
             updated: Notify::default(),
+            lull: self.lull.clone(),
         });
         let follower = tokio::spawn(follow::follow(
             Arc::downgrade(&upstream),

@@ -216,6 +216,16 @@ impl Wire {
         }
     }
 
+    /// The head of the next message; `None`: there is none.
+    pub async fn next_head(&mut self) -> Option<String> {
+        while !self.buffer.windows(4).any(|bytes| bytes == b"\r\n\r\n") {
+            if self.stream.read_buf(&mut self.buffer).await.ok()? == 0 {
+                return None;
+            }
+        }
+        Some(self.head().await)
+    }
+
     /// The head of a message, header names in lower case.
     pub async fn head(&mut self) -> String {
         self.until("\r\n\r\n").await.to_ascii_lowercase()
