@@ -153,7 +153,11 @@ impl Objects {
 }
 
 fn put<T: PartialEq>(table: &mut Table<T>, name: ObjectName, object: Arc<Stored<T>>) -> bool {
-    if table.get(&name) == Some(&object) {
+    // The same `Arc` is not looked into.
+    if table
+        .get(&name)
+        .is_some_and(|known| Arc::ptr_eq(known, &object) || *known == object)
+    {
         return false;
     }
     table.insert(name, object);

@@ -6,19 +6,36 @@
 //! - An object that is not valid leaves the last good version of it from the same file in force.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, HashMap},
     hash::{BuildHasher, RandomState},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use super::Objects;
 use crate::spec::{self, Diagnostic, Document, Finding, Key, Object, Severity, Source};
 
-/// Files read so far.
+/// Files read so far, and the objects in force. A file's change costs as much as the file has.
 #[derive(Debug, Default)]
 pub struct Store {
     directories: Vec<BTreeMap<Arc<str>, File>>,
     hasher: RandomState,
+    /// Everyone who has an object of a name, the one that counts first.
+    claims: HashMap<Key, BTreeMap<Place, Claim>>,
+    /// What is told of those that do not count.
+    duplicates: BTreeMap<Key, Vec<Diagnostic>>,
+    /// The objects in force, without what is wrong.
+    objects: Objects,
+    diagnostics: OnceLock<Arc<Vec<Diagnostic>>>,
+}
+
+/// Where an object stands: directory, file and document. What is lower counts.
+type Place = (Reverse<usize>, Arc<str>, usize);
+
+#[derive(Clone, Debug)]
+struct Claim {
+    object: Object,
+    line: u32,
 }
 
 #[derive(Debug, Default)]
@@ -26,6 +43,15 @@ struct File {
     entries: Vec<Entry>,
     /// Why the file as a whole could not be read.
     broken: Option<Diagnostic>,
+}
+
+impl File {
+    /// What is wrong with it.
+    fn diagnostics(&self) -> impl Iterator<Item = &Diagnostic> {
+        let of_entries = self.entries.iter().filter(|_| self.broken.is_none());
+        let of_entries = of_entries.flat_map(|entry| &entry.diagnostics);
+        self.broken.iter().chain(of_entries)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -43,7 +69,7 @@ impl Store {
     pub fn new(directories: usize) -> Self {
         Self {
             directories: std::iter::repeat_with(BTreeMap::new).take(directories).collect(),
-            hasher: RandomState::new(),
+            ..Self::default()
         }
     }
 
@@ -55,24 +81,26 @@ impl Store {
             .flat_map(BTreeMap::keys)
     }
 
-    /// Takes a file's new text.
-    pub fn put(&mut self, directory: usize, file: &str, text: &str) {
+    /// Takes a file's new text. Whether it changed anything.
+    pub fn put(&mut self, directory: usize, file: &str, text: &str) -> bool {
         let Some(files) = self.directories.get_mut(directory) else {
-            return;
+            return false;
         };
         let name: Arc<str> = files
             .get_key_value(file)
             .map_or_else(|| file.into(), |(name, _)| name.clone());
         let state = files.entry(name.clone()).or_default();
         match read_file(&name, text, &state.entries, &self.hasher) {
+            Ok(entries) if state.broken.is_none() && same(&entries, &state.entries) => return false,
             Ok(entries) => {
-                *state = File {
-                    entries,
-                    broken: None,
-                }
+                state.broken = None;
+                let last = std::mem::replace(&mut state.entries, entries);
+                self.settle(directory, &name, &last);
             }
             Err(broken) => state.broken = Some(*broken),
         }
+        self.diagnostics.take();
+        true
     }
 
     /// Notes that a file is there but cannot be read.
@@ -92,48 +120,94 @@ impl Store {
             remedy: "make it readable UTF-8 text; until then everything last read from it stays in force"
                 .to_owned(),
         });
+        self.diagnostics.take();
     }
 
-    /// Forgets a file and its objects.
-    pub fn remove(&mut self, directory: usize, file: &str) {
-        if let Some(files) = self.directories.get_mut(directory) {
-            files.remove(file);
-        }
+    /// Forgets a file and its objects. Whether there was one.
+    pub fn remove(&mut self, directory: usize, file: &str) -> bool {
+        let gone = self.directories.get_mut(directory);
+        let Some((name, gone)) = gone.and_then(|files| files.remove_entry(file)) else {
+            return false;
+        };
+        self.settle(directory, &name, &gone.entries);
+        self.diagnostics.take();
+        true
     }
 
     /// Every object in force.
     #[must_use]
     pub fn objects(&self) -> Objects {
-        let mut objects = Objects::default();
-        let mut diagnostics = Vec::new();
-        let mut holders: HashMap<&Key, (usize, &Arc<str>)> = HashMap::new();
-        for (directory, files) in self.directories.iter().enumerate().rev() {
-            for (name, file) in files {
-                diagnostics.extend(file.broken.clone());
-                for entry in &file.entries {
-                    if file.broken.is_none() {
-                        diagnostics.extend_from_slice(&entry.diagnostics);
-                    }
-                    let (Some(key), Some(object)) = (&entry.key, &entry.object) else {
-                        continue;
-                    };
-                    match holders.get(key) {
-                        None => {
-                            holders.insert(key, (directory, name));
-                            objects.insert(key.name.clone(), object.clone());
-                        }
-                        Some((holder, first)) if *holder == directory => {
-                            diagnostics.push(duplicate(key, name, entry.line, first));
-                        }
-                        Some(_) => {}
-                    }
+        let gather = || {
+            let files = self.directories.iter().flat_map(BTreeMap::values);
+            let wrong = files.flat_map(File::diagnostics);
+            let mut all: Vec<_> = wrong.chain(self.duplicates.values().flatten()).cloned().collect();
+            all.sort();
+            Arc::new(all)
+        };
+        Objects {
+            diagnostics: self.diagnostics.get_or_init(gather).clone(),
+            ..self.objects.clone()
+        }
+    }
+
+    /// Takes a file's objects in, in place of those that it had.
+    fn settle(&mut self, directory: usize, name: &Arc<str>, last: &[Entry]) {
+        let place = |at| (Reverse(directory), name.clone(), at);
+        let mut touched: BTreeSet<Key> = BTreeSet::new();
+        for (at, entry) in last.iter().enumerate() {
+            if let Some(key) = entry.key.as_ref().filter(|_| entry.object.is_some()) {
+                if let Some(claims) = self.claims.get_mut(key) {
+                    claims.remove(&place(at));
                 }
+                touched.insert(key.clone());
             }
         }
-        diagnostics.sort();
-        objects.diagnostics = Arc::new(diagnostics);
-        objects
+        let files = self.directories.get(directory);
+        let entries = files
+            .and_then(|files| files.get(name))
+            .map_or(&[][..], |file| &file.entries);
+        for (at, entry) in entries.iter().enumerate() {
+            if let (Some(key), Some(object)) = (&entry.key, &entry.object) {
+                let claim = Claim {
+                    object: object.clone(),
+                    line: entry.line,
+                };
+                self.claims
+                    .entry(key.clone())
+                    .or_default()
+                    .insert(place(at), claim);
+                touched.insert(key.clone());
+            }
+        }
+        touched.into_iter().for_each(|key| self.decide(key));
     }
+
+    /// Which object of a name counts.
+    fn decide(&mut self, key: Key) {
+        let claims = self.claims.get(&key);
+        let Some(((directory, first, _), claim)) = claims.and_then(BTreeMap::first_key_value) else {
+            self.claims.remove(&key);
+            self.duplicates.remove(&key);
+            self.objects.remove(key.kind, &key.name);
+            return;
+        };
+        self.objects.insert(key.name.clone(), claim.object.clone());
+        let others = claims.into_iter().flatten().skip(1);
+        let beside = others.filter(|((other, ..), _)| other == directory);
+        let told: Vec<Diagnostic> = beside
+            .map(|((_, file, _), claim)| duplicate(&key, file, claim.line, first))
+            .collect();
+        match told.is_empty() {
+            true => self.duplicates.remove(&key),
+            false => self.duplicates.insert(key, told),
+        };
+    }
+}
+
+/// Whether nothing was read anew.
+fn same(now: &[Entry], last: &[Entry]) -> bool {
+    let places = |entries: &[Entry]| entries.iter().map(|it| (it.line, it.hash)).collect::<Vec<_>>();
+    places(now) == places(last)
 }
 
 fn duplicate(key: &Key, file: &Arc<str>, line: u32, first: &str) -> Diagnostic {

@@ -1,5 +1,6 @@
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
+use proptest::prelude::*;
 use tokio::{sync::watch, time::timeout};
 
 use super::*;
@@ -112,6 +113,56 @@ fn what_did_not_change_is_the_same_object() {
         before.namespaces.get(&m).unwrap(),
         after.namespaces.get(&m).unwrap()
     ));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// However files came and went, what is in force is what the files that are there say.
+    #[test]
+    fn the_order_of_changes_leaves_no_trace(
+        changes in prop::collection::vec(
+            (0..2_usize, 0..3_u8, prop::option::weighted(0.8, prop::collection::vec((0..4_u8, 0..3_u8), 0..4))),
+            1..24,
+        ),
+    ) {
+        let mut store = Store::new(2);
+        let mut files = std::collections::BTreeMap::new();
+        for (directory, file, documents) in changes {
+            let file = format!("{file}.yaml");
+            match documents {
+                Some(documents) => {
+                    let document = |(name, label): &(u8, u8)| {
+                        format!("---\n{}", namespace(&format!("n{name}"), &label.to_string()))
+                    };
+                    let text: String = documents.iter().map(document).collect();
+                    store.put(directory, &file, &text);
+                    files.insert((directory, file), text);
+                }
+                None => {
+                    let known = files.remove(&(directory, file.clone())).is_some();
+                    prop_assert_eq!(store.remove(directory, &file), known);
+                }
+            }
+            let mut anew = Store::new(2);
+            for ((directory, file), text) in files.iter().rev() {
+                anew.put(*directory, file, text);
+            }
+            let (now, anew) = (store.objects(), anew.objects());
+            prop_assert_eq!(now.namespaces, anew.namespaces);
+            prop_assert_eq!(now.diagnostics, anew.diagnostics);
+        }
+    }
+}
+
+#[test]
+fn what_is_written_again_as_it_was_changes_nothing() {
+    let mut store = Store::new(1);
+    assert!(store.put(0, "a.yaml", &namespace("n", "1")));
+    assert!(!store.put(0, "a.yaml", &namespace("n", "1")));
+    assert!(store.put(0, "a.yaml", "kind: ["));
+    assert!(store.put(0, "a.yaml", &namespace("n", "1")));
+    assert!(store.objects().diagnostics.is_empty());
 }
 
 /// Waits until the objects are as wanted.

@@ -209,6 +209,65 @@ fn start() -> Objects {
     objects
 }
 
+/// Services that are split, with endpoints and a policy: what there is for events to spoil.
+fn busy() -> Objects {
+    let mut objects = start();
+    for namespace in ["a", "b"] {
+        let named = |kind: &str, name: &str| {
+            format!("kind: {kind}, metadata: {{name: {name}, namespace: {namespace}}}")
+        };
+        for n in 0..3 {
+            put(
+                &mut objects,
+                &format!(
+                    "{{apiVersion: v1, kind: Pod, metadata: {{name: p{n}, namespace: {namespace}, uid: {namespace}-{n}}}, \
+                     spec: {{serviceAccountName: sa{n}, containers: [{{name: weir-proxy}}]}}, status: {{podIP: 10.0.0.{n}}}}}"
+                ),
+            );
+            put(
+                &mut objects,
+                &format!(
+                    "{{apiVersion: v1, {}, spec: {{clusterIP: 10.1.1.{n}, ports: [{{port: 80, name: n1}}]}}}}",
+                    named("Service", &format!("s{n}"))
+                ),
+            );
+            put(
+                &mut objects,
+                &format!(
+                    "{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, metadata: {{name: e{n}, \
+                     namespace: {namespace}, labels: {{kubernetes.io/service-name: s{n}}}}}, ports: [{{name: n1, port: \
+                     8080}}], endpoints: [{{addresses: [10.0.0.{n}], targetRef: {{kind: Pod, name: p{n}}}}}]}}"
+                ),
+            );
+        }
+        put(
+            &mut objects,
+            &format!(
+                "{{apiVersion: specs.smi-spec.io/v1alpha4, {}, spec: {{matches: {{name: m, ports: [8080]}}}}}}",
+                named("TCPRoute", "r")
+            ),
+        );
+        put(
+            &mut objects,
+            &format!(
+                "{{apiVersion: access.smi-spec.io/v1alpha3, {}, spec: {{destination: {{kind: ServiceAccount, name: sa0, \
+                 namespace: {namespace}}}, sources: [{{kind: ServiceAccount, name: sa2, namespace: a}}], rules: [{{kind: \
+                 TCPRoute, name: r}}]}}}}",
+                named("TrafficTarget", "t0")
+            ),
+        );
+        put(
+            &mut objects,
+            &format!(
+                "{{apiVersion: split.smi-spec.io/v1alpha2, {}, spec: {{service: s2, backends: [{{service: s0, weight: \
+                 1}}, {{service: s1, weight: 1}}]}}}}",
+                named("TrafficSplit", "x0")
+            ),
+        );
+    }
+    objects
+}
+
 /// Says which part differs, not only that one does.
 fn check(now: &Snapshot, last: &Snapshot, whole: &Snapshot) -> Result<(), TestCaseError> {
     prop_assert_eq!(&now.mesh, &whole.mesh);
@@ -232,10 +291,11 @@ proptest! {
 
     #[test]
     fn it_comes_to_what_a_whole_build_comes_to(
-        first in prop::collection::vec(event(), 0..40),
-        then in prop::collection::vec(prop::collection::vec(event(), 1..4), 1..24),
+        empty in any::<bool>(),
+        first in prop::collection::vec(event(), 0..30),
+        then in prop::collection::vec(prop::collection::vec(event(), 1..4), 1..16),
     ) {
-        let mut objects = start();
+        let mut objects = if empty { start() } else { busy() };
         first.iter().for_each(|event| event.apply(&mut objects));
         let mut catalog = Catalog::new(settings(), Arc::default());
         let mut last = catalog.update(&objects);
