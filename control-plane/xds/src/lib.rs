@@ -6,10 +6,19 @@
 //! implement is declared as `bytes` at its real number ("refused when set"): a decoder that finds
 //! it set answers with a NACK.
 //!
+//! [`fields`] says field by field what the proxy keeps, ignores and refuses, and [`servers`] what another control
+//! plane must send to it.
+//!
 //! Certificates are signed through Istio's CSR service, [`istio::v1::auth`].
 
 pub mod algorithms;
 mod resource;
+
+#[doc = include_str!("../FIELDS.md")]
+pub mod fields {}
+
+#[doc = include_str!("../SERVERS.md")]
+pub mod servers {}
 
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, rustdoc::all)]
 mod packages {

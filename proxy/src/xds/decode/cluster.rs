@@ -10,7 +10,10 @@ use weir_xds::{
                 CircuitBreakers, Cluster, LoadBalancingPolicy, OutlierDetection,
                 cluster::{ClusterDiscoveryType, DiscoveryType, LbConfig, LbPolicy},
             },
-            core::v3::RoutingPriority,
+            core::v3::{
+                Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions,
+                RoutingPriority,
+            },
             endpoint::v3::{ClusterLoadAssignment, lb_endpoint::HostIdentifier},
         },
         extensions::{
@@ -270,6 +273,7 @@ fn protocol(cluster: &Cluster, context: &mut Context) -> Result<(AppProtocol, Op
     let options: HttpProtocolOptions = message(any, context).at("typed_extension_protocol_options")?;
     refuse([("http_filters", !options.http_filters.is_empty())])?;
     field::common_http(options.common_http_protocol_options.as_ref()).at("common_http_protocol_options")?;
+    ignore_http(&options, context);
     let requests = options
         .common_http_protocol_options
         .and_then(|common| common.max_requests_per_connection);
@@ -285,6 +289,40 @@ fn protocol(cluster: &Cluster, context: &mut Context) -> Result<(AppProtocol, Op
         | None => AppProtocol::Downstream,
     };
     Ok((protocol, requests))
+}
+
+fn ignore_http(options: &HttpProtocolOptions, context: &mut Context) {
+    let common = options.common_http_protocol_options.unwrap_or_default();
+    context.ignore(
+        "HttpProtocolOptions.common_http_protocol_options (but max_requests_per_connection)",
+        common
+            != CommonOptions {
+                max_requests_per_connection: common.max_requests_per_connection,
+                ..CommonOptions::default()
+            },
+    );
+    let (http1, http2) = match options.upstream_protocol_options {
+        Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => match explicit.protocol_config {
+            Some(ProtocolConfig::HttpProtocolOptions(http1)) => (Some(http1), None),
+            Some(ProtocolConfig::Http2ProtocolOptions(http2)) => (None, Some(http2)),
+            None => (None, None),
+        },
+        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(both)) => {
+            (both.http_protocol_options, both.http2_protocol_options)
+        }
+        Some(UpstreamProtocolOptions::AutoConfig(both)) => {
+            (both.http_protocol_options, both.http2_protocol_options)
+        }
+        None => (None, None),
+    };
+    context.ignore(
+        "Http1ProtocolOptions",
+        http1.is_some_and(|options| options != Http1ProtocolOptions::default()),
+    );
+    context.ignore(
+        "Http2ProtocolOptions",
+        http2.is_some_and(|options| options != Http2ProtocolOptions::default()),
+    );
 }
 
 fn outlier_detection(
