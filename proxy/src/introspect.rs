@@ -1,19 +1,23 @@
 //! What the admin pages are told of the proxy: the other parts' state in the words of [`AdminState`].
 
 use std::{
+    collections::HashSet,
     net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Instant,
 };
 
+use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
+use weir_xds::ResourceType;
 
 use crate::{
     admin::{AdminState, Chain, ClusterView, EndpointView, Logging},
     bootstrap::WORKLOAD_CERTIFICATE,
-    config::Config,
+    config::{Config, LogLevel, Mode},
     context::Context,
     drain::Stage,
     identity,
@@ -58,18 +62,40 @@ impl Sources {
                     .collect(),
                 None => Vec::new(),
             },
-            stream: self.stream,
+            stream: self.stream.clone(),
         };
         let (store, secrets, clusters) = (context.store.clone(), context.clone(), context.clone());
         let (drain, identity) = (context.drain.clone(), self.identity);
+        let (listeners, stage) = (context.clone(), context.drain.clone());
+        let (bootstrap, stream) = (config.bootstrap.source.clone(), self.stream);
+        let fixed = config
+            .bootstrap
+            .clusters
+            .iter()
+            .map(|cluster| cluster.name.clone());
+        let fixed: HashSet<_> = fixed.collect();
         let node = &config.bootstrap.node;
         AdminState {
+            bootstrap: Box::new(move || xds::message_to_json(&bootstrap)),
+            options: options(config),
+            started: Instant::now(),
+            failing: AtomicBool::new(false),
+            draining: Box::new(move || stage.stage() != Stage::Running),
+            listeners: Box::new(move || bound(&listeners)),
+            version: Box::new(move |kind| {
+                stream
+                    .as_ref()
+                    .map_or_else(String::new, |stream| stream.of(kind).version)
+            }),
             waiting: Box::new(move || waiting.list()),
             node: (node.id.clone(), node.cluster.clone()),
             dump: Box::new(move || store.dump()),
             certificates: Box::new(move || chains(&secrets)),
             identity: Box::new(move || identity.as_ref().map(|status| status.borrow().clone())),
-            clusters: Box::new(move || clusters.upstreams.all().iter().map(|one| cluster(one)).collect()),
+            clusters: Box::new(move || {
+                let all = clusters.upstreams.all();
+                all.iter().map(|one| cluster(one, &fixed)).collect()
+            }),
             metrics: self.metrics,
             metrics_type: self.metrics_type,
             application: config.merge_metrics.clone(),
@@ -178,7 +204,49 @@ fn chains(context: &Context) -> Vec<Chain> {
     chains
 }
 
-fn cluster(upstream: &Upstream) -> ClusterView {
+/// Listeners that are bound, with their names.
+fn bound(context: &Context) -> Vec<(String, SocketAddr)> {
+    let names = context.store.dump().into_iter();
+    let names = names.filter(|dumped| dumped.kind == ResourceType::Listener);
+    names
+        .filter_map(|dumped| {
+            let listener = context.store.peek::<Listener>(&dumped.name)?;
+            let address = listener.ready()?.address?;
+            let own = context.own.read();
+            let bound = own.iter().any(|own| own.port() == address.port());
+            bound.then(|| (dumped.name.to_string(), address))
+        })
+        .collect()
+}
+
+/// The flags that Envoy has too, under its names.
+fn options(config: &Config) -> Value {
+    let node = &config.bootstrap.node;
+    let zone = node.locality.as_ref().map_or("", |locality| &locality.zone);
+    json!({
+        "concurrency": config.concurrency,
+        "log_level": match config.log_level {
+            LogLevel::Off => "off",
+            LogLevel::Error => "error",
+            LogLevel::Warn => "warning",
+            LogLevel::Info => "info",
+            LogLevel::Debug => "debug",
+            LogLevel::Trace => "trace",
+        },
+        "service_cluster": node.cluster,
+        "service_node": node.id,
+        "service_zone": zone,
+        "drain_time": format!("{}s", config.drain_time.as_secs()),
+        "mode": match config.mode {
+            Mode::Validate => "Validate",
+            _ => "Serve",
+        },
+        "disable_hot_restart": true,
+        "restart_epoch": 0,
+    })
+}
+
+fn cluster(upstream: &Upstream, fixed: &HashSet<String>) -> ClusterView {
     let trouble = match *upstream.readiness().borrow() {
         Readiness::Pending => Some("pending"),
         Readiness::Absent => Some("absent"),
@@ -186,6 +254,7 @@ fn cluster(upstream: &Upstream) -> ClusterView {
     };
     ClusterView {
         name: upstream.name().to_owned(),
+        added_via_api: !fixed.contains(upstream.name()),
         trouble,
         endpoints: upstream.now().endpoints.iter().map(|one| endpoint(one)).collect(),
     }

@@ -3,21 +3,28 @@
 //!
 //! What is shown comes through [`AdminState`], so that nothing here knows how connections are served.
 
+mod dump;
 mod health;
 mod host;
+mod info;
 mod logging;
 mod merge;
 mod pages;
+mod query;
 mod server;
 mod show;
+mod stats;
 #[cfg(test)]
 mod tests;
 
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
-    time::SystemTime,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -25,6 +32,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use rustls_pki_types::CertificateDer;
 use tokio::net::TcpListener;
+use weir_xds::ResourceType;
 
 pub use logging::{Logging, UnknownLevel};
 pub use merge::Application;
@@ -47,6 +55,20 @@ pub struct AdminState {
     pub waiting: Ask<Vec<String>>,
     /// Who the proxy is towards the control plane: id and cluster.
     pub node: (String, String),
+    /// The bootstrap as JSON, private keys left out.
+    pub bootstrap: Ask<serde_json::Value>,
+    /// The flags that Envoy has too, under its names for them.
+    pub options: serde_json::Value,
+    /// When the proxy started.
+    pub started: Instant,
+    /// Whether the proxy was told to be unready, at /healthcheck/fail.
+    pub failing: AtomicBool,
+    /// Whether the shutdown has begun.
+    pub draining: Ask<bool>,
+    /// Listeners that are bound, by name.
+    pub listeners: Ask<Vec<(String, SocketAddr)>>,
+    /// The server's version of the last response of a type that was taken whole; empty when there is none.
+    pub version: Box<dyn Fn(ResourceType) -> String + Send + Sync>,
     /// Every resource.
     pub dump: Ask<Vec<Dumped>>,
     /// Certificates and roots in use.
@@ -89,6 +111,8 @@ pub struct Chain {
 pub struct ClusterView {
     /// Its name.
     pub name: String,
+    /// Whether it came from the control plane.
+    pub added_via_api: bool,
     /// Why it cannot be used now, if so.
     pub trouble: Option<&'static str>,
     /// Usable endpoints.
@@ -231,7 +255,7 @@ fn page(status: StatusCode, content_type: &'static str, body: String) -> Page {
 
 /// Whether the proxy serves, and what it waits for if not.
 fn ready(state: &AdminState) -> Page {
-    let waiting = (state.waiting)();
+    let waiting = ready_reasons(state);
     if waiting.is_empty() {
         text(StatusCode::OK, "LIVE")
     } else {
@@ -240,6 +264,15 @@ fn ready(state: &AdminState) -> Page {
             format!("NOT READY\n{}", waiting.join("\n")),
         )
     }
+}
+
+/// Why the proxy is not ready; empty: it is.
+fn ready_reasons(state: &AdminState) -> Vec<String> {
+    let mut waiting = (state.waiting)();
+    if state.failing.load(Ordering::Relaxed) {
+        waiting.push("told to be unready: POST /healthcheck/ok ends it".to_owned());
+    }
+    waiting
 }
 
 fn metrics(state: &AdminState) -> Page {

@@ -1,121 +1,16 @@
-//! Configuration, certificates and clusters as the pages show them.
+//! Certificates and clusters as the pages show them.
 
 use std::{fmt::Write as _, time::SystemTime};
 
 use prost_types::Timestamp;
 use rustls_pki_types::CertificateDer;
-use serde_json::{Map, Value, json};
-use weir_xds::ResourceType;
+use serde_json::{Value, json};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::{Chain, ClusterView, EndpointView, unix_seconds};
-use crate::{
-    identity,
-    tls::PeerIdentity,
-    xds::{Dumped, Owner, Summary},
-};
+use super::{Chain, ClusterView, EndpointView, info, unix_seconds};
+use crate::{identity, tls::PeerIdentity};
 
 const DAY: i64 = 86_400;
-
-/// How one resource type stands in Envoy's config dump.
-struct Section {
-    kind: ResourceType,
-    message: &'static str,
-    fixed: &'static str,
-    dynamic: &'static str,
-    /// The field that holds the resource.
-    field: &'static str,
-}
-
-const SECTIONS: [Section; 5] = [
-    Section {
-        kind: ResourceType::Listener,
-        message: "ListenersConfigDump",
-        fixed: "static_listeners",
-        dynamic: "dynamic_listeners",
-        field: "listener",
-    },
-    Section {
-        kind: ResourceType::Route,
-        message: "RoutesConfigDump",
-        fixed: "static_route_configs",
-        dynamic: "dynamic_route_configs",
-        field: "route_config",
-    },
-    Section {
-        kind: ResourceType::Cluster,
-        message: "ClustersConfigDump",
-        fixed: "static_clusters",
-        dynamic: "dynamic_active_clusters",
-        field: "cluster",
-    },
-    Section {
-        kind: ResourceType::Endpoints,
-        message: "EndpointsConfigDump",
-        fixed: "static_endpoint_configs",
-        dynamic: "dynamic_endpoint_configs",
-        field: "endpoint_config",
-    },
-    Section {
-        kind: ResourceType::Secret,
-        message: "SecretsConfigDump",
-        fixed: "static_secrets",
-        dynamic: "dynamic_active_secrets",
-        field: "secret",
-    },
-];
-
-/// Every resource in the order and under the keys of Envoy's config dump.
-pub(super) fn config_dump(dumped: &[Dumped], node: &(String, String)) -> Value {
-    let bootstrap = json!({
-        "@type": "type.googleapis.com/envoy.admin.v3.BootstrapConfigDump",
-        "bootstrap": { "node": { "id": node.0, "cluster": node.1 } },
-    });
-    let sections = SECTIONS.iter().map(|section| section.dump(dumped));
-    json!({ "configs": std::iter::once(bootstrap).chain(sections).collect::<Vec<_>>() })
-}
-
-impl Section {
-    fn dump(&self, dumped: &[Dumped]) -> Value {
-        let mine = dumped.iter().filter(|entry| entry.kind == self.kind);
-        let (fixed, dynamic): (Vec<_>, Vec<_>) = mine.partition(|entry| entry.owner == Owner::Local);
-        let shown = |entries: Vec<&Dumped>| entries.into_iter().map(|entry| self.entry(entry)).collect();
-        let mut section = Map::new();
-        section.insert(
-            "@type".to_owned(),
-            format!("type.googleapis.com/envoy.admin.v3.{}", self.message).into(),
-        );
-        section.insert(self.fixed.to_owned(), Value::Array(shown(fixed)));
-        section.insert(self.dynamic.to_owned(), Value::Array(shown(dynamic)));
-        section.into()
-    }
-
-    fn entry(&self, dumped: &Dumped) -> Value {
-        let mut entry = Map::new();
-        entry.insert("name".to_owned(), (*dumped.name).into());
-        let state = match dumped.state {
-            Summary::Pending => "pending",
-            Summary::Absent => "absent",
-            Summary::Ready => "ready",
-        };
-        entry.insert("state".to_owned(), state.into());
-        if !dumped.version.is_empty() {
-            entry.insert("version_info".to_owned(), dumped.version.as_str().into());
-        }
-        if let Some(updated) = dumped.updated {
-            entry.insert("last_updated".to_owned(), rfc3339(updated).into());
-        }
-        if let Some(error) = &dumped.error {
-            entry.insert("error_state".to_owned(), json!({ "details": error }));
-        }
-        if let Some(resource) = dumped.to_json().get_mut("resource").map(Value::take)
-            && !resource.is_null()
-        {
-            entry.insert(self.field.to_owned(), resource);
-        }
-        entry.into()
-    }
-}
 
 /// Certificates and roots in use, and how the proxy's own is renewed.
 pub(super) fn certs(chains: &[Chain], identity: Option<&identity::Status>) -> Value {
@@ -156,7 +51,8 @@ fn certificate(der: &CertificateDer<'_>, now: SystemTime) -> Value {
     json!({
         "subject": parsed.subject().to_string(),
         "issuer": parsed.issuer().to_string(),
-        "serial_number": parsed.raw_serial_as_string(),
+        "path": "<inline>",
+        "serial_number": parsed.raw_serial_as_string().replace(':', ""),
         "subject_alt_names": uris.chain(dns).collect::<Vec<_>>(),
         "valid_from": rfc3339_seconds(from),
         "expiration_time": rfc3339_seconds(until),
@@ -165,7 +61,8 @@ fn certificate(der: &CertificateDer<'_>, now: SystemTime) -> Value {
     })
 }
 
-fn rfc3339(at: SystemTime) -> String {
+/// A time as JSON has it, to the millisecond.
+pub(super) fn rfc3339(at: SystemTime) -> String {
     let mut at = Timestamp::from(at);
     at.nanos -= at.nanos % 1_000_000;
     at.to_string()
@@ -180,6 +77,8 @@ pub(super) fn clusters_text(clusters: &[ClusterView]) -> String {
     let mut text = String::new();
     for cluster in clusters {
         let name = &cluster.name;
+        let _ = writeln!(text, "{name}::observability_name::{name}");
+        let _ = writeln!(text, "{name}::added_via_api::{}", cluster.added_via_api);
         match cluster.trouble {
             Some(trouble) => {
                 let _ = writeln!(text, "{name}::state::{trouble}");
@@ -209,7 +108,9 @@ fn endpoint_lines(text: &mut String, cluster: &str, endpoint: &EndpointView) {
     if let Some(principal) = &endpoint.principal {
         line("principal", principal);
     }
+    line("health_flags", &"healthy");
     line("weight", &endpoint.weight);
+    line("rq_active", &endpoint.in_flight);
     line("in_flight", &endpoint.in_flight);
 }
 
@@ -217,10 +118,10 @@ fn endpoint_lines(text: &mut String, cluster: &str, endpoint: &EndpointView) {
 pub(super) fn clusters_json(clusters: &[ClusterView]) -> Value {
     let endpoint = |endpoint: &EndpointView| {
         json!({
-            "address": { "socket_address": {
-                "address": endpoint.address.ip().to_string(),
-                "port_value": endpoint.address.port(),
-            } },
+            "address": info::socket_address(endpoint.address),
+            "stats": [{ "type": "GAUGE", "name": "rq_active", "value": endpoint.in_flight.to_string() }],
+            "health_status": { "eds_health_status": "HEALTHY" },
+            "locality": {},
             "namespace": endpoint.pod.as_ref().map(|pod| &pod.0),
             "pod": endpoint.pod.as_ref().map(|pod| &pod.1),
             "principal": endpoint.principal,
@@ -234,6 +135,8 @@ pub(super) fn clusters_json(clusters: &[ClusterView]) -> Value {
         .map(|cluster| {
             json!({
                 "name": cluster.name,
+                "observability_name": cluster.name,
+                "added_via_api": cluster.added_via_api,
                 "state": cluster.trouble.unwrap_or("ready"),
                 "host_statuses": cluster.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
             })

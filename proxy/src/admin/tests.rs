@@ -1,5 +1,7 @@
 //! Every page over real connections.
 
+mod as_envoy;
+
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
@@ -71,27 +73,32 @@ fn clusters() -> Vec<ClusterView> {
     };
     let ready = ClusterView {
         name: "shop/bookstore|80".to_owned(),
+        added_via_api: true,
         trouble: None,
         endpoints: vec![endpoint],
     };
     let pending = ClusterView {
         name: "shop/other|80".to_owned(),
+        added_via_api: true,
         trouble: Some("pending"),
         endpoints: Vec::new(),
     };
     vec![ready, pending]
 }
 
-fn serve() -> Served {
-    let fake = Arc::new(Fake::default());
-    let (store, _interest) = Store::new();
-    let (filter, handle) = reload::Layer::new(LevelFilter::INFO);
-    let subscriber = Registry::default().with(filter);
+fn state(fake: &Arc<Fake>, store: &Store, logging: Option<Logging>) -> AdminState {
     let (waiting, own, drains, stops) = (fake.clone(), fake.clone(), fake.clone(), fake.clone());
     let dump = store.clone();
-    let state = Arc::new(AdminState {
+    AdminState {
         waiting: Box::new(move || waiting.waiting.lock().clone()),
         node: ("uid-1".to_owned(), "bookstore.shop".to_owned()),
+        bootstrap: Box::new(|| serde_json::json!({ "node": { "id": "uid-1" } })),
+        options: serde_json::json!({ "mode": "Serve" }),
+        started: Instant::now(),
+        failing: AtomicBool::new(false),
+        draining: Box::new(|| false),
+        listeners: Box::new(|| vec![("inbound".to_owned(), "127.0.0.1:15003".parse().unwrap())]),
+        version: Box::new(|kind| format!("{kind}-9")),
         dump: Box::new(move || dump.dump()),
         certificates: Box::new(|| vec![chain()]),
         identity: Box::new(|| Some(identity::Status::default())),
@@ -99,7 +106,7 @@ fn serve() -> Served {
         metrics: Box::new(|| "a_total 1\n# EOF\n".to_owned()),
         metrics_type: crate::telemetry::CONTENT_TYPE,
         application: None,
-        logging: Some(Logging::new(handle)),
+        logging,
         drain: Box::new(move || {
             drains.drains.fetch_add(1, Ordering::Relaxed);
         }),
@@ -108,7 +115,15 @@ fn serve() -> Served {
         }),
         own: Box::new(move |address| own.own.lock().contains(&address)),
         dialer: Dialer::default(),
-    });
+    }
+}
+
+fn serve() -> Served {
+    let fake = Arc::new(Fake::default());
+    let (store, _interest) = Store::new();
+    let (filter, handle) = reload::Layer::new(LevelFilter::INFO);
+    let subscriber = Registry::default().with(filter);
+    let state = Arc::new(state(&fake, &store, Some(Logging::new(handle))));
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let [admin, stats, health] =
         [Role::Admin, Role::Stats, Role::Health].map(|role| role.serve(any, &state).unwrap());
@@ -276,8 +291,17 @@ async fn the_config_dump_has_static_dynamic_and_refused_resources() {
         .as_str()
         .unwrap();
     assert!(updated.starts_with("20") && updated.ends_with('Z'), "{updated}");
+    let secret = &secrets["dynamic_active_secrets"][0]["secret"];
+    assert!(secret["@type"].as_str().unwrap().ends_with("tls.v3.Secret"));
+    assert!(secrets.get("version_info").is_none(), "{secrets}");
     let listeners = section(".ListenersConfigDump");
-    assert_eq!(listeners["dynamic_listeners"][0]["state"], "pending");
+    assert_eq!(listeners["version_info"], "lds-9");
+    let awaited = &listeners["dynamic_listeners"][0];
+    assert_eq!(
+        (&awaited["state"], &awaited["client_status"]),
+        (&"pending".into(), &"REQUESTED".into())
+    );
+    assert!(awaited.get("active_state").is_none());
 }
 
 #[tokio::test]
@@ -313,10 +337,19 @@ async fn clusters_are_shown_for_people_and_programs() {
         "{text}"
     );
     assert!(text.contains("shop/other|80::state::pending\n"), "{text}");
+    for line in ["::observability_name::shop/bookstore|80", "::added_via_api::true"] {
+        assert!(text.contains(&format!("shop/bookstore|80{line}\n")), "{text}");
+    }
+    let filtered = get(served.admin, "/clusters?filter=other").await.body;
+    assert!(
+        !filtered.contains("bookstore") && filtered.contains("shop/other|80"),
+        "{filtered}"
+    );
     let json = get(served.admin, "/clusters?format=json").await.json();
     let host = &json["cluster_statuses"][0]["host_statuses"][0];
     assert_eq!(host["address"]["socket_address"]["port_value"], 8080);
     assert_eq!(host["in_flight"], 7);
+    assert_eq!(host["health_status"]["eds_health_status"], "HEALTHY");
     assert_eq!(json["cluster_statuses"][1]["state"], "pending");
 }
 
@@ -491,22 +524,7 @@ async fn probes_need_a_port_that_is_not_the_proxys() {
 #[tokio::test]
 async fn a_taken_port_is_told_with_what_sets_it() {
     let served = serve();
-    let state = Arc::new(AdminState {
-        waiting: Box::new(Vec::new),
-        node: Default::default(),
-        dump: Box::new(Vec::new),
-        certificates: Box::new(Vec::new),
-        identity: Box::new(|| None),
-        clusters: Box::new(Vec::new),
-        metrics: Box::new(String::new),
-        metrics_type: crate::telemetry::CONTENT_TYPE,
-        application: None,
-        logging: None,
-        drain: Box::new(|| {}),
-        stop: Box::new(|| {}),
-        own: Box::new(|_| false),
-        dialer: Dialer::default(),
-    });
+    let state = Arc::new(state(&Arc::default(), &Store::new().0, None));
     let error = Role::Stats.serve(served.stats, &state).unwrap_err().to_string();
     assert!(error.contains("--stats-address"), "{error}");
     let error = Role::Health.serve(served.stats, &state).unwrap_err().to_string();

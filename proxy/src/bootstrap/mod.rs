@@ -11,6 +11,7 @@
 )]
 
 mod error;
+mod files;
 mod outside;
 mod read;
 mod resources;
@@ -23,16 +24,21 @@ use std::{
     sync::Arc,
 };
 
-use prost_types::{Value, value::Kind};
-use weir_xds::envoy::config::{
-    bootstrap::v3::Bootstrap as Message,
-    cluster::v3::Cluster as ClusterMessage,
-    core::v3::{
-        ApiConfigSource, ApiVersion, Node, api_config_source::ApiType, grpc_service::TargetSpecifier,
+use prost_types::{Any, Value, value::Kind};
+use weir_xds::{
+    envoy::config::{
+        bootstrap::v3::Bootstrap as Message,
+        cluster::v3::Cluster as ClusterMessage,
+        core::v3::{
+            ApiConfigSource, ApiVersion, GrpcService, Node, api_config_source::ApiType,
+            grpc_service::TargetSpecifier,
+        },
     },
+    pack,
 };
 
 pub use error::BootstrapError;
+pub use files::FileSecret;
 
 use crate::{
     model::{Cluster, Listener, Secret},
@@ -59,12 +65,16 @@ pub struct Bootstrap {
     pub clusters: Vec<Static<Cluster>>,
     /// Secrets, from the bootstrap and from the files that its SDS settings name.
     pub secrets: Vec<Static<Secret>>,
+    /// Those of the secrets that are followed in files.
+    pub files: Vec<FileSecret>,
     /// The control plane; `None`: everything is static.
     pub ads: Option<Ads>,
     /// The ServiceAccount token to prove the identity with; `None`: certificates are static.
     pub token_path: Option<PathBuf>,
     /// Settings that were accepted without effect.
     pub ignored: Vec<String>,
+    /// The message itself, for the config dump.
+    pub source: Arc<Any>,
 }
 
 /// A static resource.
@@ -85,6 +95,10 @@ pub struct Ads {
     pub protocol: Protocol,
     /// The static cluster that leads to it.
     pub cluster: String,
+    /// What it is called in requests; `None`: as the cluster.
+    pub authority: Option<String>,
+    /// gRPC metadata of the stream, such as a token.
+    pub metadata: Vec<(String, String)>,
     /// HTTP/2 pings; `None` where the cluster asks for TCP keepalive only.
     pub keepalive: Option<Keepalive>,
 }
@@ -150,6 +164,7 @@ impl Bootstrap {
     /// # Errors
     /// As [`Bootstrap::load`].
     pub fn from_message(message: Message, overrides: Overrides) -> Result<Self, BootstrapError> {
+        let source = Arc::new(pack(&message));
         let node = node(message.node.unwrap_or_default(), overrides);
         let token_path = resources::metadata_string(&node, TOKEN_PATH).map(PathBuf::from);
         let admin = match message.admin.and_then(|admin| admin.address) {
@@ -166,20 +181,23 @@ impl Bootstrap {
                 "a control plane has to know who asks: give node.id, or the flag --service-node".to_owned(),
             ));
         }
-        let resources = resources::decode(&statics)?;
+        let resources = resources::decode(statics)?;
         Ok(Self {
             node,
             admin,
             listeners: resources.listeners,
             clusters: resources.clusters,
             secrets: resources.secrets,
+            files: resources.files,
             ads,
             token_path,
             ignored: resources.ignored,
+            source,
         })
     }
 
-    /// Puts the static resources into the store, and logs settings that have no effect.
+    /// Puts the static resources into the store, logs settings that have no effect, and follows the secrets that
+    /// are in files. Needs a runtime where there are such.
     pub fn publish(&self, store: &Store) {
         for setting in &self.ignored {
             tracing::warn!(setting, "the bootstrap has a setting that has no effect here");
@@ -202,6 +220,9 @@ impl Bootstrap {
         }
         for listener in &self.listeners {
             publish(store, listener);
+        }
+        if !self.files.is_empty() {
+            tokio::spawn(files::follow(self.files.clone(), store.clone()));
         }
     }
 }
@@ -254,15 +275,22 @@ fn ads(config: &ApiConfigSource, clusters: &[ClusterMessage]) -> Result<Ads, Boo
     if config.transport_api_version == ApiVersion::V2 as i32 {
         return Err(invalid("transport_api_version must be V3".to_owned()));
     }
-    let target = config
-        .grpc_services
-        .first()
-        .and_then(|service| service.target_specifier.as_ref());
-    let Some(TargetSpecifier::EnvoyGrpc(target)) = target else {
-        return Err(invalid(
-            "grpc_services[0].envoy_grpc.cluster_name is missing".to_owned(),
-        ));
+    let service = config.grpc_services.first();
+    let target = match service.and_then(|service| service.target_specifier.as_ref()) {
+        Some(TargetSpecifier::EnvoyGrpc(target)) => target,
+        Some(TargetSpecifier::GoogleGrpc(_)) => {
+            return Err(invalid(
+                "grpc_services[0].google_grpc is not supported: give envoy_grpc with a static cluster"
+                    .to_owned(),
+            ));
+        }
+        None => {
+            return Err(invalid(
+                "grpc_services[0].envoy_grpc.cluster_name is missing".to_owned(),
+            ));
+        }
     };
+    let metadata = service.map(metadata).transpose().map_err(invalid)?;
     let Some(cluster) = clusters
         .iter()
         .find(|cluster| cluster.name == target.cluster_name)
@@ -275,8 +303,30 @@ fn ads(config: &ApiConfigSource, clusters: &[ClusterMessage]) -> Result<Ads, Boo
     Ok(Ads {
         protocol,
         cluster: cluster.name.clone(),
+        authority: Some(target.authority.clone()).filter(|authority| !authority.is_empty()),
+        metadata: metadata.unwrap_or_default(),
         // Servers with grpc-go's default enforcement close connections that ping more than once in five
         // minutes; a cluster that asks for TCP keepalive is taken to lead to one of those.
         keepalive: (!resources::tcp_keepalive_only(cluster)).then(Keepalive::default),
     })
+}
+
+/// The metadata of a stream, each part of which must be fit for a header.
+fn metadata(service: &GrpcService) -> Result<Vec<(String, String)>, String> {
+    let pairs = service.initial_metadata.iter().map(|header| {
+        let name = header.key.to_ascii_lowercase();
+        let fit = !name.ends_with("-bin")
+            && name.parse::<tonic::metadata::AsciiMetadataKey>().is_ok()
+            && header
+                .value
+                .parse::<tonic::metadata::AsciiMetadataValue>()
+                .is_ok();
+        match fit {
+            true => Ok((name, header.value.clone())),
+            false => Err(format!(
+                "grpc_services[0].initial_metadata: {name:?} and its value are not fit for a header"
+            )),
+        }
+    });
+    pairs.collect()
 }

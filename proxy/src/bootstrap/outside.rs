@@ -1,5 +1,5 @@
-//! Fields of Envoy's bootstrap that are outside the subset: those known to be harmless to leave out, which are
-//! told, and with `--allow-unknown-static-fields` all others too.
+//! What Envoy takes in a bootstrap and the subset has not: a single item for a list becomes a list, and fields
+//! are left out and told, those known to be harmless always, all others with `--allow-unknown-static-fields`.
 
 use prost_reflect::{Kind, MessageDescriptor};
 use serde_json::Value;
@@ -80,6 +80,7 @@ const HARMLESS: [(&str, &[&str]); 6] = [
         &[
             "dns_failure_refresh_rate",
             "dns_jitter",
+            "ignore_health_on_host_removal",
             "preconnect_policy",
             "track_cluster_stats",
             "track_timeout_budgets",
@@ -149,6 +150,10 @@ impl Taken {
                     true
                 }
                 Some((_, true, Kind::Message(inner))) => {
+                    // Envoy takes a single item for a list of one, and Consul writes such.
+                    if value.is_object() {
+                        *value = Value::Array(vec![value.take()]);
+                    }
                     for (index, item) in value.as_array_mut().into_iter().flatten().enumerate() {
                         self.visit(&inner, item, &format!("{path}[{index}]"));
                     }

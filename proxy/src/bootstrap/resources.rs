@@ -1,25 +1,30 @@
 //! The bootstrap's resources → model.
 
-use std::{collections::HashSet, path::Path, sync::Arc};
+use std::{collections::HashSet, path::PathBuf, sync::Arc};
 
 use prost_types::value::Kind;
 use weir_xds::{
-    TypeUrl,
+    TypeUrl, UnpackError,
     envoy::{
         config::{
             bootstrap::v3::bootstrap::StaticResources,
             cluster::v3::Cluster as ClusterMessage,
-            core::v3::{Node, config_source::ConfigSourceSpecifier, transport_socket::ConfigType},
+            core::v3::{
+                Node, TransportSocket, config_source::ConfigSourceSpecifier, transport_socket::ConfigType,
+            },
         },
         extensions::transport_sockets::tls::v3::{
             CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, Secret as SecretMessage,
-            UpstreamTlsContext, common_tls_context::ValidationContextType,
+            UpstreamTlsContext, common_tls_context::ValidationContextType, secret,
         },
     },
     pack, unpack,
 };
 
-use super::{BootstrapError, Static, read};
+use super::{
+    BootstrapError, Static,
+    files::{self, FileSecret, From},
+};
 use crate::{
     model::{Cluster, Listener, Secret},
     xds::{
@@ -33,26 +38,43 @@ pub(super) struct Resources {
     pub(super) listeners: Vec<Static<Listener>>,
     pub(super) clusters: Vec<Static<Cluster>>,
     pub(super) secrets: Vec<Static<Secret>>,
+    pub(super) files: Vec<FileSecret>,
     pub(super) ignored: Vec<String>,
 }
 
 /// Decodes the static part, and the secrets in files that it refers to.
-pub(super) fn decode(statics: &StaticResources) -> Result<Resources, BootstrapError> {
+pub(super) fn decode(mut statics: StaticResources) -> Result<Resources, BootstrapError> {
     let mut context = Context::new(Origin::Bootstrap);
-    let mut secrets = statics.secrets.clone();
-    for (name, path) in file_secrets(statics)? {
-        if !secrets.iter().any(|secret| secret.name == name) {
-            secrets.push(secret_in_file(&name, Path::new(&path))?);
-        }
+    let Collected { mut files, secrets } = collect(&mut statics)?;
+    let mut secrets = [statics.secrets, secrets].concat();
+    files.retain(|file| !secrets.iter().any(|secret| secret.name == file.name));
+    for file in &files {
+        secrets.push(file.message()?);
     }
+    let watched = secrets
+        .iter()
+        .filter(|secret| files::watched_directory(secret).is_some());
+    let watched: Vec<_> = watched
+        .filter(|secret| !files.iter().any(|file| file.name == secret.name))
+        .map(|secret| FileSecret {
+            name: secret.name.clone(),
+            from: From::Bootstrap(Box::new(secret.clone())),
+            watched: None,
+        })
+        .collect();
+    files.extend(watched);
     let resources = Resources {
-        listeners: each(statics.listeners.clone(), &mut context)?,
-        clusters: each(statics.clusters.clone(), &mut context)?,
+        listeners: each(statics.listeners, &mut context)?,
+        clusters: each(statics.clusters, &mut context)?,
         secrets: each(secrets, &mut context)?,
+        files,
         ignored: Vec::new(),
     };
+    let unknown = context.unknown.into_iter();
+    let unknown = unknown.map(|message| format!("{message}: a field that is not known"));
+    let ignored = context.ignored.into_iter().map(str::to_owned);
     Ok(Resources {
-        ignored: context.ignored.into_iter().map(str::to_owned).collect(),
+        ignored: ignored.chain(unknown).collect(),
         ..resources
     })
 }
@@ -85,35 +107,101 @@ fn each<M: Decode + Clone>(
         .collect()
 }
 
-/// Names and files of the secrets that TLS contexts take from files.
-fn file_secrets(statics: &StaticResources) -> Result<Vec<(String, String)>, BootstrapError> {
-    let listeners = statics.listeners.iter().flat_map(|listener| {
+/// The transport sockets of listeners and clusters.
+fn sockets(statics: &mut StaticResources) -> impl Iterator<Item = (String, &mut TransportSocket)> {
+    let listeners = statics.listeners.iter_mut().flat_map(|listener| {
         let chains = listener
             .filter_chains
-            .iter()
-            .chain(&listener.default_filter_chain);
-        chains.filter_map(|chain| chain.transport_socket.as_ref())
+            .iter_mut()
+            .chain(&mut listener.default_filter_chain);
+        let name = format!("listener {}", listener.name);
+        chains.enumerate().filter_map(move |(index, chain)| {
+            let socket = chain.transport_socket.as_mut()?;
+            Some((format!("{name} filter_chains[{index}]"), socket))
+        })
     });
-    let clusters = statics
-        .clusters
-        .iter()
-        .filter_map(|cluster| cluster.transport_socket.as_ref());
-    let mut found = Vec::new();
-    for socket in listeners.chain(clusters) {
-        let Some(ConfigType::TypedConfig(any)) = &socket.config_type else {
+    let clusters = statics.clusters.iter_mut().filter_map(|cluster| {
+        let name = format!("cluster {}", cluster.name);
+        Some((name, cluster.transport_socket.as_mut()?))
+    });
+    listeners.chain(clusters)
+}
+
+/// Secrets that TLS contexts take from files; certificates that they hold in place become secrets.
+fn collect(statics: &mut StaticResources) -> Result<Collected, BootstrapError> {
+    let mut collected = Collected::default();
+    for (place, socket) in sockets(statics) {
+        let Some(ConfigType::TypedConfig(any)) = &mut socket.config_type else {
             continue;
         };
-        let common = if any.type_url == UpstreamTlsContext::type_url() {
-            unpack::<UpstreamTlsContext>(any).map(|tls| tls.common_tls_context)
+        let invalid = |error: UnpackError| BootstrapError::Invalid(format!("{place}: {error}"));
+        if any.type_url == UpstreamTlsContext::type_url() {
+            let mut tls: UpstreamTlsContext = unpack(any).map_err(invalid)?;
+            collected.context(&place, tls.common_tls_context.as_mut())?;
+            *any = pack(&tls);
         } else if any.type_url == DownstreamTlsContext::type_url() {
-            unpack::<DownstreamTlsContext>(any).map(|tls| tls.common_tls_context)
-        } else {
-            Ok(None)
-        };
-        let common = common.map_err(|error| BootstrapError::Invalid(error.to_string()))?;
-        found.extend(common.iter().flat_map(secret_configs).filter_map(file_of));
+            let mut tls: DownstreamTlsContext = unpack(any).map_err(invalid)?;
+            collected.context(&place, tls.common_tls_context.as_mut())?;
+            *any = pack(&tls);
+        }
     }
-    Ok(found)
+    Ok(collected)
+}
+
+/// What is found in TLS contexts.
+#[derive(Default)]
+struct Collected {
+    files: Vec<FileSecret>,
+    secrets: Vec<SecretMessage>,
+}
+
+impl Collected {
+    fn context(&mut self, place: &str, common: Option<&mut CommonTlsContext>) -> Result<(), BootstrapError> {
+        let Some(common) = common else {
+            return Ok(());
+        };
+        for config in secret_configs(common) {
+            let Some((from, watched)) = file_of(config) else {
+                continue;
+            };
+            let name = config.name.clone();
+            let known = self.files.iter().find(|known| known.name == name);
+            match known.map(|known| &known.from) {
+                None => self.files.push(FileSecret {
+                    name,
+                    from: From::Sds(from),
+                    watched,
+                }),
+                Some(From::Sds(path)) if *path == from => {}
+                Some(_) => {
+                    return Err(BootstrapError::Invalid(format!(
+                        "{place}: secret {name:?} comes from two files: rename one"
+                    )));
+                }
+            }
+        }
+        // More than one stays in place, and is refused.
+        if let ([_], []) = (
+            common.tls_certificates.as_slice(),
+            common.tls_certificate_sds_secret_configs.as_slice(),
+        ) {
+            let name = format!("{place} tls_certificates[0]");
+            self.secrets.extend(
+                common
+                    .tls_certificates
+                    .drain(..)
+                    .map(|certificate| SecretMessage {
+                        name: name.clone(),
+                        r#type: Some(secret::Type::TlsCertificate(certificate)),
+                    }),
+            );
+            common.tls_certificate_sds_secret_configs.push(SdsSecretConfig {
+                name,
+                sds_config: None,
+            });
+        }
+        Ok(())
+    }
 }
 
 fn secret_configs(common: &CommonTlsContext) -> Vec<&SdsSecretConfig> {
@@ -128,39 +216,19 @@ fn secret_configs(common: &CommonTlsContext) -> Vec<&SdsSecretConfig> {
     configs
 }
 
-fn file_of(config: &SdsSecretConfig) -> Option<(String, String)> {
-    let path = match config.sds_config.as_ref()?.config_source_specifier.as_ref()? {
-        ConfigSourceSpecifier::Path(path) => path.clone(),
-        ConfigSourceSpecifier::PathConfigSource(source) => source.path.clone(),
-        _ => return None,
-    };
-    Some((config.name.clone(), path))
-}
-
-/// A secret out of a file that holds a `DiscoveryResponse`.
-fn secret_in_file(name: &str, path: &Path) -> Result<SecretMessage, BootstrapError> {
-    let origin = path.display().to_string();
-    let mut content = read::file(path)?;
-    let resources = content
-        .get_mut("resources")
-        .and_then(serde_json::Value::as_array_mut)
-        .ok_or_else(|| BootstrapError::Field {
-            origin: origin.clone(),
-            path: "resources".to_owned(),
-            reason: "expected a list of secrets".to_owned(),
-        })?;
-    for resource in resources {
-        if let Some(fields) = resource.as_object_mut() {
-            fields.remove("@type");
+/// The file, and the directory to watch for its replacement.
+fn file_of(config: &SdsSecretConfig) -> Option<(PathBuf, Option<PathBuf>)> {
+    match config.sds_config.as_ref()?.config_source_specifier.as_ref()? {
+        ConfigSourceSpecifier::Path(path) => Some((path.into(), None)),
+        ConfigSourceSpecifier::PathConfigSource(source) => {
+            let watched = source.watched_directory.as_ref();
+            Some((
+                (&source.path).into(),
+                watched.map(|watched| (&watched.path).into()),
+            ))
         }
-        let secret: SecretMessage = read::typed(resource.take(), &origin)?;
-        if secret.name == name {
-            return Ok(secret);
-        }
+        _ => None,
     }
-    Err(BootstrapError::Invalid(format!(
-        "{origin} holds no secret named {name:?}"
-    )))
 }
 
 /// A string in a node's metadata.

@@ -1,5 +1,7 @@
 //! The forms a bootstrap may have, and what is said when it has none of them.
 
+mod foreign;
+
 use super::*;
 use crate::{
     model::Discovery,
@@ -202,7 +204,7 @@ fn a_wrong_field_is_named() {
             "static_resources: {clusters: [{name: c, type: NEW}]}",
             "static_resources.clusters[0].type",
         ),
-        ("static_resources: {listeners: {}}", "static_resources.listeners"),
+        ("static_resources: {listeners: 7}", "static_resources.listeners"),
         (
             "layered_runtim: {}",
             "layered_runtim: this proxy has no such field",

@@ -79,7 +79,7 @@ impl Dumped {
             "last_updated": updated,
             "error": self.error,
             "resource": self.message.as_deref().map(|message| {
-                message_to_json(message, self.descriptors.get_or_init(descriptors).as_ref())
+                with_descriptors(message, self.descriptors.get_or_init(descriptors).as_ref())
             }),
         })
     }
@@ -94,7 +94,12 @@ pub(crate) fn descriptors() -> Option<DescriptorPool> {
 /// The descriptors that the entries of one dump share.
 pub(super) type SharedDescriptors = Arc<OnceLock<Option<DescriptorPool>>>;
 
-fn message_to_json(message: &Any, pool: Option<&DescriptorPool>) -> Value {
+/// A message as JSON, private keys and the like left out.
+pub(crate) fn message_to_json(message: &Any) -> Value {
+    with_descriptors(message, descriptors().as_ref())
+}
+
+fn with_descriptors(message: &Any, pool: Option<&DescriptorPool>) -> Value {
     let decoded = pool
         .and_then(|pool| pool.get_message_by_name(message.type_url.rsplit('/').next()?))
         .and_then(|descriptor| DynamicMessage::decode(descriptor, message.value.as_slice()).ok())
@@ -117,7 +122,10 @@ fn redact(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             for (key, field) in fields {
-                if matches!(key.as_str(), "privateKey" | "private_key" | "password") {
+                if matches!(
+                    key.as_str(),
+                    "privateKey" | "private_key" | "password" | "initial_metadata"
+                ) {
                     *field = "[redacted]".into();
                 } else {
                     redact(field);
@@ -154,7 +162,7 @@ mod tests {
                 ..TlsCertificate::default()
             })),
         };
-        let shown = message_to_json(&pack(&secret), descriptors().as_ref()).to_string();
+        let shown = message_to_json(&pack(&secret)).to_string();
         assert!(shown.contains("the chain"));
         assert!(!shown.contains("the key"));
     }

@@ -14,7 +14,7 @@ mod subscriptions;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use dump::descriptors;
+pub(crate) use dump::{descriptors, message_to_json};
 
 pub use connect::{Connect, Io, Keepalive, channel};
 pub use dump::{Dumped, Owner, Summary};

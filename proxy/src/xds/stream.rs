@@ -9,7 +9,7 @@ use std::{
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::transport::Channel;
+use tonic::{Request, metadata::AsciiMetadataKey, transport::Channel};
 use weir_xds::envoy::{
     config::core::v3::Node,
     service::discovery::v3::{
@@ -71,6 +71,8 @@ pub(super) trait Protocol: Default + Send {
     ) -> Self::Request;
 }
 
+type Requests<R> = Request<mpsc::UnboundedReceiver<R>>;
+type Call<P> = fn(Channel, Requests<<P as Protocol>::Request>, Status) -> Responses<P>;
 type Responses<P> = BoxStream<'static, Result<<P as Protocol>::Response, tonic::Status>>;
 
 impl Stream {
@@ -82,10 +84,7 @@ impl Stream {
         }
     }
 
-    async fn follow<P: Protocol>(
-        mut self,
-        call: fn(Channel, mpsc::UnboundedReceiver<P::Request>, Status) -> Responses<P>,
-    ) {
+    async fn follow<P: Protocol>(mut self, call: Call<P>) {
         let mut protocol = P::default();
         let mut subscriptions = Subscriptions::new(self.idle_grace);
         let mut sink = Sink::new(self.store.clone(), self.status.clone());
@@ -99,7 +98,7 @@ impl Stream {
                     for request in protocol.open(self.node.clone(), &mut subscriptions) {
                         let _ = requests.send(request);
                     }
-                    let responses = call(channel, outgoing, self.status.clone());
+                    let responses = call(channel, self.request(outgoing), self.status.clone());
                     let talk = self.converse(
                         &mut protocol,
                         &mut subscriptions,
@@ -121,9 +120,22 @@ impl Stream {
         }
     }
 
+    /// The request of a new stream, with the metadata of the bootstrap.
+    fn request<R>(&self, outgoing: mpsc::UnboundedReceiver<R>) -> Requests<R> {
+        let mut request = Request::new(outgoing);
+        for (name, value) in &self.ads.metadata {
+            if let (Ok(name), Ok(value)) = (name.parse::<AsciiMetadataKey>(), value.parse()) {
+                request.metadata_mut().append(name, value);
+            }
+        }
+        request
+    }
+
     async fn open(&mut self, subscriptions: &mut Subscriptions) -> Result<Channel, String> {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
-        let authority = if self.ads.cluster.chars().all(plain) {
+        let authority = if let Some(authority) = &self.ads.authority {
+            authority
+        } else if self.ads.cluster.chars().all(plain) {
             &self.ads.cluster
         } else {
             "xds"
@@ -207,12 +219,12 @@ async fn until(at: Option<Instant>) {
 
 fn call_delta(
     channel: Channel,
-    requests: mpsc::UnboundedReceiver<discovery::DeltaDiscoveryRequest>,
+    requests: Requests<discovery::DeltaDiscoveryRequest>,
     status: Status,
 ) -> Responses<Delta> {
     let mut client = Client::new(channel).max_decoding_message_size(MAX_RESPONSE);
     let opening = async move {
-        let requests = UnboundedReceiverStream::new(requests);
+        let requests = requests.map(UnboundedReceiverStream::new);
         let responses = client.delta_aggregated_resources(requests).await?;
         status.opened();
         Ok::<_, tonic::Status>(responses.into_inner())
@@ -222,12 +234,12 @@ fn call_delta(
 
 fn call_sotw(
     channel: Channel,
-    requests: mpsc::UnboundedReceiver<discovery::DiscoveryRequest>,
+    requests: Requests<discovery::DiscoveryRequest>,
     status: Status,
 ) -> Responses<StateOfTheWorld> {
     let mut client = Client::new(channel).max_decoding_message_size(MAX_RESPONSE);
     let opening = async move {
-        let requests = UnboundedReceiverStream::new(requests);
+        let requests = requests.map(UnboundedReceiverStream::new);
         let responses = client.stream_aggregated_resources(requests).await?;
         status.opened();
         Ok::<_, tonic::Status>(responses.into_inner())

@@ -134,6 +134,8 @@ impl World {
             ads: Ads {
                 protocol,
                 cluster: "xds".into(),
+                authority: None,
+                metadata: Vec::new(),
                 keepalive: Some(Keepalive::default()),
             },
             node: Node {

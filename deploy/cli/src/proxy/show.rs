@@ -20,8 +20,8 @@ pub(super) fn config(page: &Value) -> Vec<Vec<String>> {
                 kind.to_lowercase(),
                 text(entry, "/name"),
                 text(entry, "/state"),
-                text(entry, "/version_info"),
-                text(entry, "/last_updated"),
+                first(entry, "version_info"),
+                first(entry, "last_updated"),
                 text(entry, "/error_state/details"),
             ]);
         }
@@ -90,6 +90,15 @@ pub(super) fn endpoints(page: &Value) -> Vec<Vec<String>> {
         }
     }
     rows
+}
+
+/// A fact on the version in force: listeners have it one level deeper.
+fn first(entry: &Value, field: &str) -> String {
+    let own = text(entry, &format!("/{field}"));
+    if own == ABSENT {
+        return text(entry, &format!("/active_state/{field}"));
+    }
+    own
 }
 
 fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {

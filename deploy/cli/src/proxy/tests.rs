@@ -10,7 +10,10 @@ fn configuration_shows_what_was_refused() {
             "@type": "type.googleapis.com/envoy.admin.v3.ListenersConfigDump",
             "static_listeners": [],
             "dynamic_listeners": [
-                { "name": "inbound", "state": "ready", "version_info": "7", "last_updated": "2026-01-01T00:00:00Z" },
+                {
+                    "name": "inbound", "state": "ready",
+                    "active_state": { "version_info": "7", "last_updated": "2026-01-01T00:00:00Z" },
+                },
                 { "name": "10.0.0.1:80", "state": "absent", "error_state": { "details": "no cluster" } },
             ],
         },
