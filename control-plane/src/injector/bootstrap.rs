@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    Settings, TOKEN_PATH,
+    Settings, TOKEN_PATH, envoy,
     probes::{self, HttpProbe, ProbeListener, ProbeListeners},
 };
 
@@ -20,24 +20,26 @@ const UPSTREAM_TLS: &str = "type.googleapis.com/envoy.extensions.transport_socke
 
 /// The bootstrap as one line of JSON (which is YAML too), safe against Kubernetes' `$(VAR)` expansion.
 pub(super) fn render(settings: &Settings, namespace: &str, account: &str, probes: &ProbeListeners) -> String {
+    let mut bootstrap = message(settings, namespace, account, probes);
+    bootstrap["admin"] = json!({ "address": address("127.0.0.1", 15000) });
+    escaped(&bootstrap)
+}
+
+/// The bootstrap of what only gets a certificate, for the proxy beside it.
+pub(super) fn render_agent(settings: &Settings, namespace: &str, account: &str) -> String {
+    escaped(&message(settings, namespace, account, &ProbeListeners::default()))
+}
+
+fn message(settings: &Settings, namespace: &str, account: &str, probes: &ProbeListeners) -> Value {
     let all: Vec<_> = std::iter::once(control_plane(settings))
         .chain(clusters(probes))
         .collect();
-    let bootstrap = json!({
+    json!({
         "node": {
             "cluster": format!("{account}.{namespace}"),
             "metadata": { "WEIR_TOKEN_PATH": TOKEN_PATH },
         },
-        "admin": { "address": address("127.0.0.1", 15000) },
-        "dynamic_resources": {
-            "ads_config": {
-                "api_type": "DELTA_GRPC",
-                "transport_api_version": "V3",
-                "grpc_services": [{ "envoy_grpc": { "cluster_name": XDS_CLUSTER } }],
-            },
-            "lds_config": { "ads": {}, "resource_api_version": "V3" },
-            "cds_config": { "ads": {}, "resource_api_version": "V3" },
-        },
+        "dynamic_resources": dynamic_resources("DELTA_GRPC"),
         "static_resources": {
             "listeners": listeners(probes),
             "clusters": all,
@@ -46,8 +48,19 @@ pub(super) fn render(settings: &Settings, namespace: &str, account: &str, probes
                 "validation_context": { "trusted_ca": { "inline_string": settings.trust_bundle } },
             }],
         },
-    });
-    escaped(&bootstrap)
+    })
+}
+
+pub(super) fn dynamic_resources(api_type: &str) -> Value {
+    json!({
+        "ads_config": {
+            "api_type": api_type,
+            "transport_api_version": "V3",
+            "grpc_services": [{ "envoy_grpc": { "cluster_name": XDS_CLUSTER } }],
+        },
+        "lds_config": { "ads": {}, "resource_api_version": "V3" },
+        "cds_config": { "ads": {}, "resource_api_version": "V3" },
+    })
 }
 
 /// The listeners of a bootstrap that [`render`] wrote; `None`: it did not.
@@ -65,13 +78,16 @@ pub(super) fn with_probes(bootstrap: &str, probes: &ProbeListeners) -> Option<St
         !name.is_some_and(|name| name.starts_with(probes::CLUSTER))
     });
     let all: Vec<_> = kept.cloned().chain(clusters(probes)).collect();
+    let kept = statics.get("listeners")?.as_array()?.iter();
+    let kept = kept.filter(|listener| listener["name"] == envoy::PAGES).cloned();
+    let served: Vec<_> = kept.chain(listeners(probes)).collect();
     statics.insert("clusters".to_owned(), all.into());
-    statics.insert("listeners".to_owned(), listeners(probes).into());
+    statics.insert("listeners".to_owned(), served.into());
     Some(escaped(&bootstrap))
 }
 
 /// Kubernetes takes `$(NAME)` for a variable and `$$` for a `$`.
-fn escaped(bootstrap: &Value) -> String {
+pub(super) fn escaped(bootstrap: &Value) -> String {
     bootstrap.to_string().replace('$', "$$")
 }
 
@@ -79,24 +95,24 @@ fn unescaped(bootstrap: &str) -> Option<Value> {
     serde_json::from_str(&bootstrap.replace("$$", "$")).ok()
 }
 
-fn listeners(probes: &ProbeListeners) -> Vec<Value> {
+pub(super) fn listeners(probes: &ProbeListeners) -> Vec<Value> {
     probes
         .iter()
         .map(|(port, probes)| listener(port, probes))
         .collect()
 }
 
-fn address(ip: &str, port: u16) -> Value {
+pub(super) fn address(ip: &str, port: u16) -> Value {
     json!({ "socket_address": { "address": ip, "port_value": port } })
 }
 
 /// Every address of the pod, of both families.
-fn any_address(port: u16) -> Value {
+pub(super) fn any_address(port: u16) -> Value {
     json!({ "socket_address": { "address": "::", "port_value": port, "ipv4_compat": true } })
 }
 
 /// The probed ports of the application.
-fn clusters(probes: &ProbeListeners) -> Vec<Value> {
+pub(super) fn clusters(probes: &ProbeListeners) -> Vec<Value> {
     let mut ports: Vec<u16> = probes.iter().flat_map(|(_, listener)| listener.ports()).collect();
     ports.sort_unstable();
     ports.dedup();
@@ -106,7 +122,7 @@ fn clusters(probes: &ProbeListeners) -> Vec<Value> {
     probed.collect()
 }
 
-fn cluster(name: &str, kind: &str, host: &str, port: u16) -> Value {
+pub(super) fn cluster(name: &str, kind: &str, host: &str, port: u16) -> Value {
     json!({
         "name": name,
         "type": kind,
@@ -118,7 +134,7 @@ fn cluster(name: &str, kind: &str, host: &str, port: u16) -> Value {
     })
 }
 
-fn control_plane(settings: &Settings) -> Value {
+pub(super) fn control_plane(settings: &Settings) -> Value {
     let host = format!("weir-controller.{}.svc.cluster.local", settings.mesh_namespace);
     let mut control_plane = cluster(XDS_CLUSTER, "LOGICAL_DNS", &host, XDS_PORT);
     control_plane["transport_socket"] = json!({
@@ -162,18 +178,7 @@ fn listener(port: u16, probe: &ProbeListener) -> Value {
             "route": { "cluster": probe_cluster(port), "timeout": "10s" },
         })
     }));
-    let http = json!({
-        "name": "envoy.filters.network.http_connection_manager",
-        "typed_config": {
-            "@type": HCM,
-            "stat_prefix": stat_prefix,
-            "route_config": {
-                "name": name,
-                "virtual_hosts": [{ "name": "probes", "domains": ["*"], "routes": routes }],
-            },
-            "http_filters": [{ "name": "envoy.filters.http.router", "typed_config": { "@type": ROUTER } }],
-        },
-    });
+    let http = http(name, &stat_prefix, "probes", &routes);
     let mut listener = json!({
         "name": name,
         "address": any_address(port),
@@ -195,6 +200,22 @@ fn listener(port: u16, probe: &ProbeListener) -> Value {
         }]);
     }
     listener
+}
+
+/// HTTP with these routes, for any host.
+pub(super) fn http(name: &str, stat_prefix: &str, host: &str, routes: &[Value]) -> Value {
+    json!({
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": {
+            "@type": HCM,
+            "stat_prefix": stat_prefix,
+            "route_config": {
+                "name": name,
+                "virtual_hosts": [{ "name": host, "domains": ["*"], "routes": routes }],
+            },
+            "http_filters": [{ "name": "envoy.filters.http.router", "typed_config": { "@type": ROUTER } }],
+        },
+    })
 }
 
 fn http_route(probe: &HttpProbe) -> Value {

@@ -56,6 +56,8 @@ pub(super) struct Sidecar {
     pub(super) log_level: String,
     pub(super) owner: Owner,
     pub(super) bootstrap: String,
+    /// The bootstrap of what gets the certificate, where that is not the sidecar itself.
+    pub(super) agent_bootstrap: String,
     pub(super) resources: Option<ResourceRequirements>,
     /// Port and path of the application's metrics, which it shows with its own.
     pub(super) merged: Option<String>,
@@ -77,7 +79,7 @@ impl Sidecar {
 }
 
 /// The sidecar: no root, no capabilities, nothing to write to.
-pub(super) fn proxy(settings: &Settings, sidecar: Sidecar) -> Container {
+pub(super) fn proxy(settings: &Settings, sidecar: &Sidecar) -> Container {
     let security = SecurityContext {
         allow_privilege_escalation: Some(false),
         capabilities: Some(Capabilities {
@@ -105,7 +107,7 @@ pub(super) fn proxy(settings: &Settings, sidecar: Sidecar) -> Container {
             container_port: 15010,
             ..Default::default()
         }]),
-        resources: sidecar.resources,
+        resources: sidecar.resources.clone(),
         restart_policy: sidecar.native.then(|| "Always".to_owned()),
         security_context: Some(security),
         startup_probe: Some(started()),
@@ -120,7 +122,7 @@ pub(super) fn proxy(settings: &Settings, sidecar: Sidecar) -> Container {
 }
 
 /// What comes after the sidecar waits for it, two minutes at the most before it is tried anew.
-fn started() -> Probe {
+pub(super) fn started() -> Probe {
     Probe {
         http_get: Some(HTTPGetAction {
             path: Some("/ready".to_owned()),

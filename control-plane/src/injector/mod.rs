@@ -7,6 +7,7 @@
 mod bootstrap;
 mod containers;
 mod decision;
+mod envoy;
 mod exclusions;
 mod metrics;
 mod patch;
@@ -25,6 +26,7 @@ use self::probes::ProbeListeners;
 use crate::spec::{LOG_LEVELS, Owner, PROXY_CONTAINER, has_sidecar};
 
 pub use decision::{Decision, NamespaceMeta, decide};
+pub use envoy::{Envoy, IDENTITY_DIRECTORY, Protocol};
 pub use exclusions::Exclusions;
 pub use settings::Settings;
 pub use webhook::Webhook;
@@ -135,17 +137,29 @@ pub fn inject(mut pod: Pod, namespace: &NamespaceMeta, settings: &Settings) -> R
     let annotations = pod.metadata.annotations.get_or_insert_default();
     let merged = metrics::redirect(annotations, namespace, spec, &exclusions);
     annotations.insert(ANNOTATION_STATUS.to_owned(), "injected".to_owned());
+    let bootstrap = match &settings.envoy {
+        None => bootstrap::render(settings, &namespace.name, &account, &listeners),
+        Some(envoy) => envoy::render(settings, envoy, &namespace.name, &account, &listeners),
+    };
     let sidecar = containers::Sidecar {
         log_level,
         owner,
-        bootstrap: bootstrap::render(settings, &namespace.name, &account, &listeners),
+        bootstrap,
+        agent_bootstrap: bootstrap::render_agent(settings, &namespace.name, &account),
         resources,
         merged,
         native,
     };
     let init = containers::init(settings, &exclusions);
-    place(spec, init, containers::proxy(settings, sidecar), native);
-    spec.volumes.get_or_insert_default().push(token_volume());
+    let volumes = spec.volumes.get_or_insert_default();
+    volumes.push(token_volume());
+    match &settings.envoy {
+        None => place(spec, init, [containers::proxy(settings, &sidecar)], native),
+        Some(envoy) => {
+            volumes.push(envoy::volume());
+            place(spec, init, envoy::sidecars(settings, envoy, &sidecar), native);
+        }
+    }
     Ok(pod)
 }
 
@@ -183,8 +197,9 @@ fn refuse_what_is_taken(spec: &PodSpec) -> Result<(), InjectError> {
     }
     let init = spec.init_containers.iter().flatten();
     for container in spec.containers.iter().chain(init) {
-        if container.name == INIT_CONTAINER {
-            return Err(InjectError::NameTaken(INIT_CONTAINER));
+        let taken = [INIT_CONTAINER, envoy::AGENT_CONTAINER];
+        if let Some(name) = taken.into_iter().find(|name| container.name == *name) {
+            return Err(InjectError::NameTaken(name));
         }
         let mut ports = container.ports.iter().flatten().map(|port| port.container_port);
         if let Some(port) = ports.find(|port| containers::PORTS.contains(port)) {
@@ -199,14 +214,14 @@ fn refuse_what_is_taken(spec: &PodSpec) -> Result<(), InjectError> {
 
 /// A native sidecar comes right after the redirect, so that the pod's own init containers and its application
 /// start when the proxy is ready; the classic layout puts it first among the containers.
-fn place(spec: &mut PodSpec, init: Container, proxy: Container, native: bool) {
+fn place<const N: usize>(spec: &mut PodSpec, init: Container, proxies: [Container; N], native: bool) {
     let inits = spec.init_containers.get_or_insert_default();
     if native {
-        inits.splice(0..0, [init, proxy]);
+        inits.splice(0..0, std::iter::once(init).chain(proxies));
     } else {
         // The pod's own init containers run before there is a proxy to be redirected to.
         inits.push(init);
-        spec.containers.insert(0, proxy);
+        spec.containers.splice(0..0, proxies);
     }
 }
 

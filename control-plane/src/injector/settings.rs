@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::ResourceRequirements;
 
-use super::Exclusions;
+use super::{Envoy, Exclusions};
 use crate::spec::{LocalProxyMode, MeshConfigSpec};
 
 /// What the injector puts into every pod, from the installation and from MeshConfig.
@@ -18,6 +18,8 @@ pub struct Settings {
     pub trust_bundle: String,
     /// Image of the sidecar.
     pub proxy_image: String,
+    /// Envoy as the sidecar; `None`: `weir-proxy`.
+    pub envoy: Option<Envoy>,
     /// Image of the init container.
     pub init_image: String,
     /// When the images are pulled: `Always`, `IfNotPresent` or `Never`.
@@ -44,6 +46,7 @@ impl Default for Settings {
             trust_domain: "cluster.local".to_owned(),
             trust_bundle: String::new(),
             proxy_image: "weir-proxy:latest".to_owned(),
+            envoy: None,
             init_image: "weir-init:latest".to_owned(),
             image_pull_policy: "IfNotPresent".to_owned(),
             log_level: "error".to_owned(),

@@ -107,7 +107,7 @@ impl Cache {
 
 fn keep_existing(entries: &mut OfTopic, snapshot: &Snapshot) {
     entries.retain(|(name, _), _| match name {
-        Name::Routes(key, _) | Name::Cluster(key, _) | Name::Endpoints(key, _) => {
+        Name::Routes(key, _) | Name::Cluster(key, ..) | Name::Endpoints(key, _) => {
             snapshot.services.contains_key(key)
         }
         Name::Address(address) => resources::at(snapshot, *address).is_some(),
@@ -122,7 +122,7 @@ impl Inputs {
         let (service, trust) = match name {
             Name::Outbound | Name::Passthrough => (None, None),
             Name::TrustBundle => (None, Some(moment.trust.clone())),
-            Name::Routes(key, _) | Name::Cluster(key, _) | Name::Endpoints(key, _) => {
+            Name::Routes(key, _) | Name::Cluster(key, ..) | Name::Endpoints(key, _) => {
                 (Some(snapshot.services.get(key)?.clone()), None)
             }
             Name::Address(address) => match resources::at(snapshot, *address)? {

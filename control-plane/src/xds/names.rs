@@ -48,12 +48,57 @@ pub(super) enum Name {
     Local(u16),
     /// CDS `passthrough-outbound`.
     Passthrough,
-    /// CDS `<ns>/<svc>|<port>`.
-    Cluster(ServiceKey, u16),
+    /// CDS `<ns>/<svc>|<port>`, and with `|` and a suffix of [`Way`].
+    Cluster(ServiceKey, u16, Way),
     /// EDS `<ns>/<svc>|<port>`.
     Endpoints(ServiceKey, u16),
     /// SDS `trust-bundle`.
     TrustBundle,
+}
+
+/// How a cluster reaches its service. `weir-proxy` knows how by itself and asks for [`Way::Requests`] only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Way {
+    /// HTTP, to any of its pods.
+    Requests,
+    /// Bytes, to any of its pods.
+    Bytes,
+    /// HTTP, to the pod that the client dialled.
+    RequestsToPod,
+    /// Bytes, to the pod that the client dialled.
+    BytesToPod,
+}
+
+impl Way {
+    const SUFFIXED: [(&'static str, Self); 3] = [
+        ("|tcp", Self::Bytes),
+        ("|pod", Self::RequestsToPod),
+        ("|pod-tcp", Self::BytesToPod),
+    ];
+
+    /// Whether it carries bytes that nobody looks into.
+    pub(super) fn is_bytes(self) -> bool {
+        matches!(self, Self::Bytes | Self::BytesToPod)
+    }
+
+    /// Whether the client's address decides, and not the balancer.
+    pub(super) fn is_to_pod(self) -> bool {
+        matches!(self, Self::RequestsToPod | Self::BytesToPod)
+    }
+
+    /// The cluster's name: `<ns>/<svc>|<port>` and the suffix.
+    pub(super) fn cluster_name(self, service: &ServiceKey, port: u16) -> String {
+        let suffixed = Self::SUFFIXED.iter().find(|(_, way)| *way == self);
+        let suffix = suffixed.map_or("", |(suffix, _)| suffix);
+        service_port_name(service, port) + suffix
+    }
+
+    /// The way that a name ends in, and what is before it.
+    fn split(name: &str) -> (&str, Self) {
+        let mut ways = Self::SUFFIXED.iter();
+        ways.find_map(|(suffix, way)| Some((name.strip_suffix(suffix)?, *way)))
+            .unwrap_or((name, Self::Requests))
+    }
 }
 
 /// A part of the mesh that resources are made of. When it changes, those who subscribed to it are woken.
@@ -87,7 +132,10 @@ impl Name {
             ResourceType::Cluster => match (name, name.strip_prefix("local|")) {
                 (PASSTHROUGH, _) => Some(Self::Passthrough),
                 (_, Some(port)) => port.parse().ok().map(Self::Local),
-                _ => service_port(name).map(|(key, port)| Self::Cluster(key, port)),
+                _ => {
+                    let (name, way) = Way::split(name);
+                    service_port(name).map(|(key, port)| Self::Cluster(key, port, way))
+                }
             },
             ResourceType::Endpoints => service_port(name).map(|(key, port)| Self::Endpoints(key, port)),
             ResourceType::Secret => (name == TRUST_BUNDLE).then_some(Self::TrustBundle),
@@ -105,7 +153,7 @@ impl Name {
             Self::Inbound | Self::InboundRoutes(_) | Self::Local(_) => return None,
             Self::Outbound | Self::Passthrough => Topic::Mesh,
             Self::Address(address) => Topic::Address(address.ip()),
-            Self::Routes(key, _) | Self::Cluster(key, _) | Self::Endpoints(key, _) => {
+            Self::Routes(key, _) | Self::Cluster(key, ..) | Self::Endpoints(key, _) => {
                 Topic::Service(key.clone())
             }
             Self::TrustBundle => Topic::Trust,
@@ -156,8 +204,14 @@ mod tests {
         );
         assert_eq!(
             Name::parse(ResourceType::Cluster, "shop/books|80"),
-            Some(Name::Cluster(key.clone(), 80))
+            Some(Name::Cluster(key.clone(), 80, Way::Requests))
         );
+        for way in [Way::Requests, Way::Bytes, Way::RequestsToPod, Way::BytesToPod] {
+            assert_eq!(
+                Name::parse(ResourceType::Cluster, &way.cluster_name(&key, 80)),
+                Some(Name::Cluster(key.clone(), 80, way))
+            );
+        }
         assert_eq!(
             Name::parse(ResourceType::Cluster, "local|80"),
             Some(Name::Local(80))

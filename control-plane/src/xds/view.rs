@@ -56,7 +56,8 @@ impl View for PodView<'_> {
         match kind {
             ResourceType::Listener => resources::all_listeners(&self.moment.snapshot),
             ResourceType::Cluster => {
-                resources::all_clusters(&self.moment.snapshot, self.pod.map(|pod| &**pod))
+                let pod = self.pod.map(|pod| &**pod);
+                resources::all_clusters(&self.moment.snapshot, pod, self.dialect)
             }
             _ => Vec::new(),
         }

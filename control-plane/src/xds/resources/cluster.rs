@@ -23,7 +23,9 @@ use weir_xds::{
             },
         },
         extensions::{
-            transport_sockets::tls::v3::{CertificateValidationContext, CommonTlsContext, UpstreamTlsContext},
+            transport_sockets::tls::v3::{
+                CertificateValidationContext, CommonTlsContext, UpstreamTlsContext,
+            },
             upstreams::http::v3::{
                 HttpProtocolOptions,
                 http_protocol_options::{UpstreamProtocolOptions, UseDownstreamHttpConfig},

@@ -4,15 +4,21 @@ use weir_xds::{
     envoy::{
         config::{
             core::v3::TrafficDirection,
-            listener::v3::{FilterChain, FilterChainMatch, Listener},
+            listener::v3::{Filter, FilterChain, FilterChainMatch, Listener},
             route::v3::{
                 HeaderMatcher, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
                 header_matcher::HeaderMatchSpecifier, route::Action, route_action::ClusterSpecifier,
                 route_match::PathSpecifier,
             },
         },
-        extensions::transport_sockets::tls::v3::{
-            CommonTlsContext, DownstreamTlsContext, common_tls_context::ValidationContextType,
+        extensions::{
+            filters::{
+                http::rbac::v3::Rbac as HttpRbac,
+                network::http_connection_manager::v3::http_connection_manager::RouteSpecifier,
+            },
+            transport_sockets::tls::v3::{
+                CommonTlsContext, DownstreamTlsContext, common_tls_context::ValidationContextType,
+            },
         },
         r#type::matcher::v3::{RegexMatcher, StringMatcher, string_matcher::MatchPattern},
     },
@@ -33,7 +39,14 @@ pub(super) fn listener(pod: &Pod, mesh: &MeshSettings, dialect: Dialect) -> List
     let mut chains: Vec<_> = pod
         .inbound
         .iter()
-        .flat_map(|inbound| port_chains(inbound, mesh))
+        .flat_map(|inbound| {
+            Port {
+                inbound,
+                mesh,
+                dialect,
+            }
+            .chains()
+        })
         .collect();
     if chains.is_empty() {
         chains.extend(outbound::refusing_chain(dialect));
@@ -75,96 +88,113 @@ fn routes_name(port: u16) -> String {
     format!("inbound|{port}")
 }
 
-/// Where HTTP is spoken, two chains: the client's sidecar says by ALPN what it found, which may also be the
-/// application's own TLS. Opaque bytes need a rule for TCP.
-fn port_chains(inbound: &InboundPort, mesh: &MeshSettings) -> Vec<FilterChain> {
-    match inbound.protocol {
-        Protocol::Http | Protocol::Grpc | Protocol::Undeclared => {
-            let protocol = if inbound.protocol == Protocol::Grpc {
-                "grpc"
-            } else {
-                "http"
-            };
-            let tcp = tcp_chain(inbound, mesh, "tcp", &[ALPN_TCP], |rule| !rule.for_requests);
-            [Some(http_chain(inbound, mesh, protocol)), tcp]
-                .into_iter()
-                .flatten()
-                .collect()
-        }
-        Protocol::Tcp | Protocol::TcpServerFirst => {
-            let protocol = parts::protocol_name(inbound.protocol);
-            tcp_chain(inbound, mesh, protocol, &[ALPN_HTTP, ALPN_TCP], |_| true)
-                .into_iter()
-                .collect()
+/// A port of the pod, for its sidecar.
+#[derive(Clone, Copy)]
+struct Port<'a> {
+    inbound: &'a InboundPort,
+    mesh: &'a MeshSettings,
+    dialect: Dialect,
+}
+
+impl Port<'_> {
+    /// Where HTTP is spoken, two chains: the client's sidecar says by ALPN what it found, which may also be the
+    /// application's own TLS. Opaque bytes need a rule for TCP.
+    fn chains(self) -> Vec<FilterChain> {
+        match self.inbound.protocol {
+            Protocol::Http | Protocol::Grpc | Protocol::Undeclared => {
+                let protocol = match self.inbound.protocol {
+                    Protocol::Grpc => "grpc",
+                    _ => "http",
+                };
+                let tcp = self.tcp_chain("tcp", &[ALPN_TCP], |rule| !rule.for_requests);
+                [Some(self.http_chain(protocol)), tcp]
+                    .into_iter()
+                    .flatten()
+                    .collect()
+            }
+            Protocol::Tcp | Protocol::TcpServerFirst => {
+                let protocol = parts::protocol_name(self.inbound.protocol);
+                self.tcp_chain(protocol, &[ALPN_HTTP, ALPN_TCP], |_| true)
+                    .into_iter()
+                    .collect()
+            }
         }
     }
-}
 
-fn http_chain(inbound: &InboundPort, mesh: &MeshSettings, protocol: &str) -> FilterChain {
-    let name = chain_name(inbound, protocol);
-    let http = parts::http(&name, routes_name(inbound.port), true);
-    let filters = network_rbac(inbound, &name, |_| true)
-        .into_iter()
-        .chain([http])
-        .collect();
-    chain(inbound, mesh, name, &[ALPN_HTTP], filters)
-}
+    /// Who may not connect learns it from `weir-proxy` by an answer to each request; from Envoy only when its filter
+    /// for requests decides.
+    fn http_chain(self, protocol: &str) -> FilterChain {
+        let name = chain_name(self.inbound, protocol);
+        let routes = RouteSpecifier::Rds(parts::rds(routes_name(self.inbound.port)));
+        let (network, requests) = match (&*self.inbound.authorization, self.dialect) {
+            (Authorization::Rules { tcp, .. }, Dialect::Envoy) => {
+                (None, rbac::requests(self.inbound.port, tcp))
+            }
+            _ => (network_rbac(self.inbound, &name, |_| true), HttpRbac::default()),
+        };
+        let http = parts::http(&name, routes, Some(requests), self.dialect);
+        let filters = network.into_iter().chain([http]).collect();
+        self.chain(name, &[ALPN_HTTP], filters, parts::trusted())
+    }
 
-fn tcp_chain(
-    inbound: &InboundPort,
-    mesh: &MeshSettings,
-    protocol: &str,
-    alpn: &[&str],
-    counts: fn(&TcpRule) -> bool,
-) -> Option<FilterChain> {
-    let name = chain_name(inbound, protocol);
-    let tcp = parts::tcp(&name, &[(parts::local_name(inbound.port), 1)])?;
-    let filters = network_rbac(inbound, &name, counts)
-        .into_iter()
-        .chain([tcp])
-        .collect();
-    Some(chain(inbound, mesh, name, alpn, filters))
-}
+    fn tcp_chain(self, protocol: &str, alpn: &[&str], counts: fn(&TcpRule) -> bool) -> Option<FilterChain> {
+        let name = chain_name(self.inbound, protocol);
+        let tcp = parts::tcp(&name, &[(parts::local_name(self.inbound.port), 1)])?;
+        let filters = network_rbac(self.inbound, &name, counts)
+            .into_iter()
+            .chain([tcp])
+            .collect();
+        Some(self.chain(name, alpn, filters, self.clients_of_bytes(counts)))
+    }
 
-fn chain(
-    inbound: &InboundPort,
-    mesh: &MeshSettings,
-    name: String,
-    alpn: &[&str],
-    filters: Vec<weir_xds::envoy::config::listener::v3::Filter>,
-) -> FilterChain {
-    let alpn: Vec<_> = alpn.iter().map(|&protocol| protocol.to_owned()).collect();
-    FilterChain {
-        name,
-        filter_chain_match: Some(FilterChainMatch {
-            destination_port: Some(u32::from(inbound.port)),
-            transport_protocol: "tls".to_owned(),
-            application_protocols: alpn.clone(),
-            ..FilterChainMatch::default()
-        }),
-        filters,
-        transport_socket: Some(parts::transport_socket(&DownstreamTlsContext {
-            common_tls_context: Some(CommonTlsContext {
-                tls_params: Some(parts::tls_parameters(&mesh.tls)),
-                alpn_protocols: alpn,
-                tls_certificate_sds_secret_configs: vec![parts::workload_certificate()],
-                validation_context_type: Some(ValidationContextType::ValidationContextSdsSecretConfig(
-                    parts::trust_bundle_reference(),
-                )),
-                ..CommonTlsContext::default()
+    /// Who may connect, as the handshake asks. Envoy's authorization filter decides when the client says something;
+    /// a server that speaks first would have spoken to anybody by then.
+    fn clients_of_bytes(self, counts: fn(&TcpRule) -> bool) -> ValidationContextType {
+        match (&*self.inbound.authorization, self.dialect) {
+            (Authorization::Rules { tcp, .. }, Dialect::Envoy) => {
+                let rules = tcp.iter().filter(|rule| counts(rule));
+                let uris = rbac::clients(self.inbound.port, rules);
+                let nobody = format!("spiffe://{}/", self.mesh.trust_domain);
+                parts::trusting(parts::only(uris.iter().map(|uri| &***uri), &nobody))
+            }
+            _ => parts::trusted(),
+        }
+    }
+
+    fn chain(
+        self,
+        name: String,
+        alpn: &[&str],
+        filters: Vec<Filter>,
+        clients: ValidationContextType,
+    ) -> FilterChain {
+        let alpn: Vec<_> = alpn.iter().map(|&protocol| protocol.to_owned()).collect();
+        FilterChain {
+            name,
+            filter_chain_match: Some(FilterChainMatch {
+                destination_port: Some(u32::from(self.inbound.port)),
+                transport_protocol: "tls".to_owned(),
+                application_protocols: alpn.clone(),
+                ..FilterChainMatch::default()
             }),
-            require_client_certificate: Some(true),
-            ..DownstreamTlsContext::default()
-        })),
-        ..FilterChain::default()
+            filters,
+            transport_socket: Some(parts::transport_socket(&DownstreamTlsContext {
+                common_tls_context: Some(CommonTlsContext {
+                    tls_params: Some(parts::tls_parameters(&self.mesh.tls)),
+                    alpn_protocols: alpn,
+                    tls_certificate_sds_secret_configs: vec![parts::workload_certificate(self.dialect)],
+                    validation_context_type: Some(clients),
+                    ..CommonTlsContext::default()
+                }),
+                require_client_certificate: Some(true),
+                ..DownstreamTlsContext::default()
+            })),
+            ..FilterChain::default()
+        }
     }
 }
 
-fn network_rbac(
-    inbound: &InboundPort,
-    stat_prefix: &str,
-    counts: fn(&TcpRule) -> bool,
-) -> Option<weir_xds::envoy::config::listener::v3::Filter> {
+fn network_rbac(inbound: &InboundPort, stat_prefix: &str, counts: fn(&TcpRule) -> bool) -> Option<Filter> {
     match &*inbound.authorization {
         Authorization::Permissive => None,
         Authorization::Rules { tcp, .. } => {
@@ -280,7 +310,12 @@ mod tests {
                 tcp: vec![rule("browse", &[], true), rule("bytes", &[9000], false)],
             }),
         };
-        let chains = port_chains(&inbound, &MeshSettings::default());
+        let port = Port {
+            inbound: &inbound,
+            mesh: &MeshSettings::default(),
+            dialect: Dialect::Weir,
+        };
+        let chains = port.chains();
         let chain = chains.iter().find(|chain| {
             let matches = chain.filter_chain_match.as_ref().unwrap();
             matches.application_protocols.iter().any(|name| name == alpn)

@@ -13,7 +13,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use prost_types::Any;
 use weir_xds::{TypeUrl, pack};
 
-use super::names::{Name, OUTBOUND};
+use super::names::{Name, OUTBOUND, Way};
 use crate::{
     catalog::{Pod, Protocol, Service, ServicePort, Snapshot},
     certificates::TrustBundle,
@@ -56,7 +56,14 @@ pub(super) fn build(
         Name::Local(port) => cluster::local(pod?, *port).map(|cluster| encode(&cluster)),
         Name::Outbound => Some(encode(&outbound::entry(mesh, dialect))),
         Name::Address(address) => match at(snapshot, *address)? {
-            At::Port(service, port) => Some(encode(&outbound::address(*address, service, port, dialect))),
+            At::Port(service, port) => {
+                let port = outbound::Port {
+                    service,
+                    port,
+                    dialect,
+                };
+                Some(encode(&outbound::address(*address, port)))
+            }
             At::UnknownPort => Some(encode(&outbound::refusing(*address, dialect))),
         },
         Name::Routes(key, number) => {
@@ -64,9 +71,11 @@ pub(super) fn build(
             outbound::routes(service, port(service, *number)?).map(|routes| encode(&routes))
         }
         Name::Passthrough => Some(encode(&cluster::passthrough())),
-        Name::Cluster(key, number) => {
+        Name::Cluster(_, _, way) if *way != Way::Requests && dialect == Dialect::Weir => None,
+        Name::Cluster(key, number, way) => {
             let service = snapshot.services.get(key)?;
-            Some(encode(&cluster::service(service, port(service, *number)?, mesh)))
+            let port = port(service, *number)?;
+            Some(encode(&cluster::service(service, port, mesh, dialect, *way)))
         }
         Name::Endpoints(key, number) => {
             let service = snapshot.services.get(key)?;
@@ -97,7 +106,7 @@ pub(super) fn all_listeners(snapshot: &Snapshot) -> Vec<String> {
 }
 
 /// Every cluster, for a subscriber of all.
-pub(super) fn all_clusters(snapshot: &Snapshot, pod: Option<&Pod>) -> Vec<String> {
+pub(super) fn all_clusters(snapshot: &Snapshot, pod: Option<&Pod>, dialect: Dialect) -> Vec<String> {
     let mut names = vec![super::names::PASSTHROUGH.to_owned()];
     names.extend(
         pod.iter()
@@ -105,14 +114,22 @@ pub(super) fn all_clusters(snapshot: &Snapshot, pod: Option<&Pod>) -> Vec<String
             .map(|inbound| parts::local_name(inbound.port)),
     );
     for service in snapshot.services.values() {
-        names.extend(
-            service
-                .ports
-                .iter()
-                .map(|port| super::names::service_port_name(&service.key, port.number)),
-        );
+        for port in &service.ports {
+            let name = |way: &Way| way.cluster_name(&service.key, port.number);
+            names.extend(ways(service, dialect).iter().map(name));
+        }
     }
     names
+}
+
+/// The ways to a service that its listeners and routes name. Also a port without HTTP has one for requests: a split
+/// may lead from a port that has it.
+fn ways(service: &Service, dialect: Dialect) -> &'static [Way] {
+    match (dialect, service.cluster_ips.is_empty()) {
+        (Dialect::Weir, _) => &[Way::Requests],
+        (Dialect::Envoy, false) => &[Way::Requests, Way::Bytes],
+        (Dialect::Envoy, true) => &[Way::Requests, Way::Bytes, Way::RequestsToPod, Way::BytesToPod],
+    }
 }
 
 /// What an address of the mesh leads to.

@@ -2,20 +2,22 @@
 
 use std::net::SocketAddr;
 
-use weir_xds::envoy::config::{
-    core::v3::TrafficDirection,
-    listener::v3::{Filter, FilterChain, FilterChainMatch, Listener},
-    route::v3::{
-        DirectResponseAction, Route, RouteAction, RouteConfiguration, VirtualHost, WeightedCluster,
-        route::Action, route_action::ClusterSpecifier, weighted_cluster::ClusterWeight,
+use weir_xds::envoy::{
+    config::{
+        core::v3::TrafficDirection,
+        listener::v3::{Filter, FilterChain, FilterChainMatch, Listener},
+        route::v3::{
+            DirectResponseAction, Route, RouteAction, RouteConfiguration, VirtualHost, WeightedCluster,
+            route::Action, route_action::ClusterSpecifier, weighted_cluster::ClusterWeight,
+        },
     },
+    extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier,
 };
 
 use super::{
-    super::names::{OUTBOUND, PASSTHROUGH, service_port_name},
+    super::names::{OUTBOUND, PASSTHROUGH, Way, service_port_name},
     Dialect, inbound, is_http,
     parts::{self, Look},
-    rbac,
 };
 use crate::catalog::{MeshSettings, Protocol, Service, ServicePort};
 
@@ -39,25 +41,31 @@ pub(super) fn entry(mesh: &MeshSettings, dialect: Dialect) -> Listener {
         default_filter_chain: passthrough
             .map(|filter| chain("outbound_passthrough".to_owned(), None, filter)),
         filter_chains: refused.into_iter().collect(),
+        // To `weir-proxy` it goes without saying that the listener of the address takes over.
+        use_original_dst: (dialect == Dialect::Envoy).then_some(true),
         ..Listener::default()
     }
 }
 
+/// A port of a service, for one kind of client.
+#[derive(Clone, Copy)]
+pub(super) struct Port<'a> {
+    pub(super) service: &'a Service,
+    pub(super) port: &'a ServicePort,
+    pub(super) dialect: Dialect,
+}
+
 /// LDS `<ip>:<port>` of a service's port.
-pub(super) fn address(
-    address: SocketAddr,
-    service: &Service,
-    port: &ServicePort,
-    dialect: Dialect,
-) -> Listener {
-    let chains = match service.reachable {
-        true => port_chains(service, port),
+pub(super) fn address(address: SocketAddr, of: Port<'_>) -> Listener {
+    let to_pod = !of.service.cluster_ips.contains(&address.ip());
+    let chains = match of.service.reachable {
+        true => of.chains(to_pod),
         false => Vec::new(),
     };
     if chains.is_empty() {
-        return refusing(address, dialect);
+        return refusing(address, of.dialect);
     }
-    let look = match port.protocol {
+    let look = match of.port.protocol {
         Protocol::Http | Protocol::Grpc => Some(Look::Tls),
         Protocol::Undeclared => Some(Look::Http),
         Protocol::Tcp | Protocol::TcpServerFirst => None,
@@ -86,14 +94,11 @@ pub(super) fn refusing(address: SocketAddr, dialect: Dialect) -> Listener {
     }
 }
 
-/// The chain of a listener that refuses, where one is needed.
+/// The chain of a listener that refuses, where one is needed: to a cluster that is not there. An authorization filter
+/// would not do, for Envoy asks it when the client says something, and lets a server speak before.
 pub(super) fn refusing_chain(dialect: Dialect) -> Option<FilterChain> {
-    let proxy = parts::tcp("refused", &[(PASSTHROUGH.to_owned(), 1)])?;
-    (dialect == Dialect::Envoy).then(|| FilterChain {
-        name: "refused".to_owned(),
-        filters: vec![rbac::nobody("refused"), proxy],
-        ..FilterChain::default()
-    })
+    let proxy = parts::tcp("refused", &[("refused".to_owned(), 1)])?;
+    (dialect == Dialect::Envoy).then(|| chain("refused".to_owned(), None, proxy))
 }
 
 /// RDS `<ns>/<svc>|<port>`, for a port that may speak HTTP. A host that is none of the service's names is routed
@@ -129,40 +134,79 @@ fn at(address: SocketAddr) -> Listener {
     }
 }
 
-fn port_chains(service: &Service, port: &ServicePort) -> Vec<FilterChain> {
-    let routes = service_port_name(&service.key, port.number);
-    let name = |protocol: &str| format!("outbound_{}_{}_{protocol}", service.key, port.number);
-    let http = |protocol: &str, matches| {
-        let name = name(protocol);
-        chain(name.clone(), matches, parts::http(&name, routes.clone(), false))
-    };
-    let tcp = |protocol: &str, matches| {
-        let name = name(protocol);
-        parts::tcp(&name, &backends(service, port)).map(|filter| chain(name, matches, filter))
-    };
-    let declared = parts::protocol_name(port.protocol);
-    match port.protocol {
-        Protocol::Http | Protocol::Grpc => {
-            let tls = FilterChainMatch {
-                transport_protocol: "tls".to_owned(),
-                ..FilterChainMatch::default()
-            };
-            [Some(http(declared, None)), tcp("tls", Some(tls))]
-                .into_iter()
-                .flatten()
-                .collect()
+impl Port<'_> {
+    fn chains(self, to_pod: bool) -> Vec<FilterChain> {
+        let tcp = |protocol: &str, matches| {
+            let name = self.chain_name(protocol);
+            parts::tcp(&name, &self.carriers(to_pod)).map(|filter| chain(name, matches, filter))
+        };
+        let http = |protocol: &str, matches| Some(self.http_chain(protocol, matches, to_pod));
+        let declared = parts::protocol_name(self.port.protocol);
+        let chains = match self.port.protocol {
+            Protocol::Http | Protocol::Grpc => {
+                let tls = FilterChainMatch {
+                    transport_protocol: "tls".to_owned(),
+                    ..FilterChainMatch::default()
+                };
+                [http(declared, None), tcp("tls", Some(tls))]
+            }
+            Protocol::Tcp | Protocol::TcpServerFirst => [tcp(declared, None), None],
+            Protocol::Undeclared => {
+                let found = FilterChainMatch {
+                    application_protocols: ["http/1.0", "http/1.1", "h2c"].map(str::to_owned).into(),
+                    ..FilterChainMatch::default()
+                };
+                [http("http", Some(found)), tcp("tcp", None)]
+            }
+        };
+        chains.into_iter().flatten().collect()
+    }
+
+    fn chain_name(self, protocol: &str) -> String {
+        format!("outbound_{}_{}_{protocol}", self.service.key, self.port.number)
+    }
+
+    fn http_chain(self, protocol: &str, matches: Option<FilterChainMatch>, to_pod: bool) -> FilterChain {
+        let (key, number) = (&self.service.key, self.port.number);
+        let name = self.chain_name(protocol);
+        let routes = match to_pod && self.dialect == Dialect::Envoy {
+            false => RouteSpecifier::Rds(parts::rds(service_port_name(key, number))),
+            // A split is for who asks for the service, not for one of its pods.
+            true => {
+                let cluster = Way::RequestsToPod.cluster_name(key, number);
+                RouteSpecifier::RouteConfig(to_anybody(cluster))
+            }
+        };
+        let filter = parts::http(&name, routes, None, self.dialect);
+        chain(name, matches, filter)
+    }
+
+    /// The clusters that carry bytes, by weight.
+    fn carriers(self, to_pod: bool) -> Vec<(String, u32)> {
+        let (key, number) = (&self.service.key, self.port.number);
+        match (self.dialect, to_pod) {
+            (Dialect::Weir, _) => backends(self.service, self.port, Way::Requests),
+            (Dialect::Envoy, false) => backends(self.service, self.port, Way::Bytes),
+            (Dialect::Envoy, true) => vec![(Way::BytesToPod.cluster_name(key, number), 1)],
         }
-        Protocol::Tcp | Protocol::TcpServerFirst => tcp(declared, None).into_iter().collect(),
-        Protocol::Undeclared => {
-            let found = FilterChainMatch {
-                application_protocols: ["http/1.0", "http/1.1", "h2c"].map(str::to_owned).into(),
-                ..FilterChainMatch::default()
-            };
-            [Some(http("http", Some(found))), tcp("tcp", None)]
-                .into_iter()
-                .flatten()
-                .collect()
-        }
+    }
+}
+
+/// Every host and path, to one cluster.
+fn to_anybody(cluster: String) -> RouteConfiguration {
+    RouteConfiguration {
+        name: cluster.clone(),
+        virtual_hosts: vec![VirtualHost {
+            name: "any".to_owned(),
+            domains: vec!["*".to_owned()],
+            routes: vec![Route {
+                r#match: Some(inbound::any_request()),
+                action: Some(forward(ClusterSpecifier::Cluster(cluster))),
+                ..Route::default()
+            }],
+            ..VirtualHost::default()
+        }],
+        ..RouteConfiguration::default()
     }
 }
 
@@ -176,8 +220,8 @@ fn chain(name: String, matches: Option<FilterChainMatch>, filter: Filter) -> Fil
 }
 
 /// The clusters that share a port's traffic, by weight.
-fn backends(service: &Service, port: &ServicePort) -> Vec<(String, u32)> {
-    let name = |key| service_port_name(key, port.number);
+fn backends(service: &Service, port: &ServicePort, way: Way) -> Vec<(String, u32)> {
+    let name = |key| way.cluster_name(key, port.number);
     match &service.split {
         None => vec![(name(&service.key), 1)],
         Some(split) => split
@@ -188,7 +232,7 @@ fn backends(service: &Service, port: &ServicePort) -> Vec<(String, u32)> {
 }
 
 fn route(service: &Service, port: &ServicePort) -> Route {
-    let backends = backends(service, port);
+    let backends = backends(service, port, Way::Requests);
     let total: u64 = backends.iter().map(|(_, weight)| u64::from(*weight)).sum();
     let action = match backends.as_slice() {
         // Nothing may get the traffic: Envoy refuses a sum of 0.

@@ -12,8 +12,8 @@ use weir_xds::{
         config::{
             core::v3::{
                 Address, AggregatedConfigSource, ApiVersion, ConfigSource, DataSource, PathConfigSource,
-                SocketAddress, TransportSocket, address, config_source::ConfigSourceSpecifier, data_source::Specifier,
-                socket_address::PortSpecifier, transport_socket,
+                SocketAddress, TransportSocket, address, config_source::ConfigSourceSpecifier,
+                data_source::Specifier, socket_address::PortSpecifier, transport_socket,
             },
             listener::v3::{Filter, ListenerFilter, filter, listener_filter},
         },
@@ -27,7 +27,9 @@ use weir_xds::{
                 network::{
                     http_connection_manager::v3::{
                         HttpConnectionManager, HttpFilter, Rds,
-                        http_connection_manager::{PathWithEscapedSlashesAction, RouteSpecifier, UpgradeConfig},
+                        http_connection_manager::{
+                            PathWithEscapedSlashesAction, RouteSpecifier, UpgradeConfig,
+                        },
                         http_filter,
                     },
                     tcp_proxy::v3::{
@@ -185,6 +187,7 @@ pub(super) fn trusting(names: CertificateValidationContext) -> ValidationContext
     ValidationContextType::CombinedValidationContext(CombinedCertificateValidationContext {
         default_validation_context: Some(names),
         validation_context_sds_secret_config: Some(trust_bundle_reference()),
+        ..CombinedCertificateValidationContext::default()
     })
 }
 
@@ -261,12 +264,17 @@ pub(super) fn rds(name: String) -> Rds {
     }
 }
 
-/// HTTP; with the authorization filter where requests are authorized by route, for this kind of server.
-pub(super) fn http(stat_prefix: &str, routes: RouteSpecifier, authorized: Option<Dialect>) -> Filter {
-    let rbac = authorized.map(|_| http_filter(HTTP_RBAC, &HttpRbac::default()));
-    let router = http_filter("envoy.filters.http.router", &Router::default());
+/// HTTP; with an authorization filter where requests are authorized.
+pub(super) fn http(
+    stat_prefix: &str,
+    routes: RouteSpecifier,
+    authorization: Option<HttpRbac>,
+    dialect: Dialect,
+) -> Filter {
     // What is authorized by path must be the path that the application sees. `weir-proxy` refuses ambiguous ones.
-    let envoy = authorized == Some(Dialect::Envoy);
+    let envoy = authorization.is_some() && dialect == Dialect::Envoy;
+    let rbac = authorization.map(|rbac| http_filter(HTTP_RBAC, &rbac));
+    let router = http_filter("envoy.filters.http.router", &Router::default());
     network_filter(
         "envoy.filters.network.http_connection_manager",
         &HttpConnectionManager {

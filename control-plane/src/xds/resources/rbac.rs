@@ -28,29 +28,45 @@ pub(super) fn network<'a>(
     rules: impl IntoIterator<Item = &'a TcpRule>,
     stat_prefix: &str,
 ) -> Filter {
-    let applies = |rule: &&TcpRule| rule.ports.is_empty() || rule.ports.contains(&port);
-    let mut policies = BTreeMap::new();
-    for rule in rules.into_iter().filter(applies) {
-        let permission = match rule.ports.is_empty() {
-            true => PermissionRule::Any(true),
-            false => PermissionRule::DestinationPort(u32::from(port)),
-        };
-        add(&mut policies, &rule.rule, permission);
-    }
     let config = NetworkRbac {
-        rules: Some(Rbac {
-            policies,
-            ..Rbac::default()
-        }),
+        rules: Some(policies(port, rules)),
         stat_prefix: stat_prefix.to_owned(),
         ..NetworkRbac::default()
     };
     network_filter("envoy.filters.network.rbac", &config)
 }
 
-/// A filter that lets nobody connect.
-pub(super) fn nobody(stat_prefix: &str) -> Filter {
-    network(0, &[], stat_prefix)
+/// The same decision for a request, which gets an answer then. A route's own rules take its place.
+pub(super) fn requests<'a>(port: u16, rules: impl IntoIterator<Item = &'a TcpRule>) -> HttpRbac {
+    HttpRbac {
+        rules: Some(policies(port, rules)),
+        ..HttpRbac::default()
+    }
+}
+
+fn policies<'a>(port: u16, rules: impl IntoIterator<Item = &'a TcpRule>) -> Rbac {
+    let mut policies = BTreeMap::new();
+    for rule in rules.into_iter().filter(|rule| applies(rule, port)) {
+        let permission = match rule.ports.is_empty() {
+            true => PermissionRule::Any(true),
+            false => PermissionRule::DestinationPort(u32::from(port)),
+        };
+        add(&mut policies, &rule.rule, permission);
+    }
+    Rbac {
+        policies,
+        ..Rbac::default()
+    }
+}
+
+/// Everybody whom the rules let connect to the port.
+pub(super) fn clients<'a>(port: u16, rules: impl IntoIterator<Item = &'a TcpRule>) -> BTreeSet<&'a Arc<str>> {
+    let rules = rules.into_iter().filter(|rule| applies(rule, port));
+    rules.flat_map(|rule| &rule.rule.principals).collect()
+}
+
+fn applies(rule: &TcpRule, port: u16) -> bool {
+    rule.ports.is_empty() || rule.ports.contains(&port)
 }
 
 /// A route's own rules: who may make its requests.
