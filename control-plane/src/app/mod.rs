@@ -10,10 +10,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::Server;
 use tracing::{error, info, warn};
-use weir_xds::{
-    envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer,
-    istio::v1::auth::istio_certificate_service_server::IstioCertificateServiceServer,
-};
+use weir_xds::istio::v1::auth::istio_certificate_service_server::IstioCertificateServiceServer;
 
 use crate::{
     admin::Admin,
@@ -155,10 +152,7 @@ impl App {
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .max_concurrent_streams(STREAMS_PER_CONNECTION)
-            .add_service(AggregatedDiscoveryServiceServer::new(Discovery::new(
-                hub,
-                stop.clone(),
-            )))
+            .add_service(Discovery::new(hub, stop.clone()))
             .add_service(
                 IstioCertificateServiceServer::new(signing).max_decoding_message_size(SIGNING_REQUEST),
             );

@@ -32,10 +32,14 @@ use super::Metrics;
 use crate::certificates::Serving;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Handshakes under way at once; further clients wait in the kernel's queue.
+/// Handshakes under way at once.
 const HANDSHAKES: usize = 256;
 /// Of those, handshakes with one address: a client that opens connections and says nothing stops nobody else.
 const HANDSHAKES_PER_ADDRESS: usize = 32;
+/// Connections whose handshake is under way or waits for its turn; further clients wait in the kernel's queue.
+const WAITING: usize = 16 * 1024;
+/// Of those, connections of one address. Many proxies may come from one, through a NAT.
+const WAITING_PER_ADDRESS: usize = 6 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Who is at the other end of a connection.
@@ -63,7 +67,8 @@ pub struct Accept {
 }
 
 impl Accept {
-    /// Accepts connections until told to stop.
+    /// Accepts connections until told to stop. When many come at once they wait for their turn; a connection is
+    /// refused only when its address has very many waiting.
     pub fn incoming(
         listener: TcpListener,
         serving: Arc<Serving>,
@@ -71,11 +76,17 @@ impl Accept {
         stop: CancellationToken,
     ) -> impl Stream<Item = io::Result<Self>> {
         let (accepted, incoming) = mpsc::channel(16);
+        let door = Door {
+            serving,
+            metrics,
+            accepted,
+            handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
+        };
         tokio::spawn(async move {
-            let permits = Arc::new(Semaphore::new(HANDSHAKES));
-            let under_way = Arc::new(UnderWay::default());
+            let places = Arc::new(Semaphore::new(WAITING));
+            let queues = Arc::new(Queues::default());
             loop {
-                let Ok(permit) = permits.clone().acquire_owned().await else {
+                let Ok(place) = places.clone().acquire_owned().await else {
                     return;
                 };
                 let (stream, address) = tokio::select! {
@@ -89,22 +100,18 @@ impl Accept {
                         }
                     },
                 };
-                let Some(ticket) = under_way.begin(address.ip()) else {
-                    metrics.handshakes_failed.inc();
-                    debug!(peer = %address, "too many handshakes with this address at a time");
+                let Some(ticket) = queues.begin(address.ip()) else {
+                    door.metrics.handshakes_failed.inc();
+                    debug!(peer = %address, "too many connections of this address wait");
                     continue;
                 };
-                let (serving, accepted, metrics) = (serving.clone(), accepted.clone(), metrics.clone());
+                let (door, stop) = (door.clone(), stop.clone());
                 tokio::spawn(async move {
-                    let handshake = timeout(HANDSHAKE_TIMEOUT, handshake(stream, address, &serving)).await;
-                    drop((permit, ticket));
-                    match handshake.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-                        Ok(connection) => drop(accepted.send(Ok(connection)).await),
-                        Err(error) => {
-                            metrics.handshakes_failed.inc();
-                            debug!(peer = %address, %error, "TLS handshake failed");
-                        }
+                    tokio::select! {
+                        () = door.pass(stream, address, ticket) => {}
+                        () = stop.cancelled() => {}
                     }
+                    drop(place);
                 });
             }
         });
@@ -112,34 +119,79 @@ impl Accept {
     }
 }
 
-/// Handshakes under way, by address.
+/// What every handshake needs.
+#[derive(Clone)]
+struct Door {
+    serving: Arc<Serving>,
+    metrics: Metrics,
+    accepted: mpsc::Sender<io::Result<Accept>>,
+    handshakes: Arc<Semaphore>,
+}
+
+impl Door {
+    /// Waits for a turn, shakes hands and hands the connection on.
+    async fn pass(&self, stream: TcpStream, address: SocketAddr, ticket: Ticket) {
+        // First among its address, then among all. Nobody closes these semaphores.
+        let (Ok(turn), Ok(permit)) = (ticket.turns.acquire().await, self.handshakes.acquire().await) else {
+            return;
+        };
+        let handshake = timeout(HANDSHAKE_TIMEOUT, handshake(stream, address, &self.serving)).await;
+        drop((permit, turn));
+        drop(ticket);
+        match handshake.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(connection) => drop(self.accepted.send(Ok(connection)).await),
+            Err(error) => {
+                self.metrics.handshakes_failed.inc();
+                debug!(peer = %address, %error, "TLS handshake failed");
+            }
+        }
+    }
+}
+
+/// Connections under way, by address.
 #[derive(Default)]
-struct UnderWay(Mutex<HashMap<IpAddr, usize>>);
+struct Queues(Mutex<HashMap<IpAddr, Queue>>);
 
-/// One of them, while it lives.
-struct Ticket(Arc<UnderWay>, IpAddr);
+struct Queue {
+    waiting: usize,
+    turns: Arc<Semaphore>,
+}
 
-impl UnderWay {
-    /// One more with this address; `None`: it has as many as it may.
+/// One connection's place, while it lives.
+struct Ticket {
+    queues: Arc<Queues>,
+    address: IpAddr,
+    turns: Arc<Semaphore>,
+}
+
+impl Queues {
+    /// One more of this address; `None`: it has as many as it may.
     fn begin(self: &Arc<Self>, address: IpAddr) -> Option<Ticket> {
         let address = address.to_canonical();
-        let mut counts = self.0.lock();
-        let count = counts.entry(address).or_default();
-        if *count >= HANDSHAKES_PER_ADDRESS {
+        let mut queues = self.0.lock();
+        let queue = queues.entry(address).or_insert_with(|| Queue {
+            waiting: 0,
+            turns: Arc::new(Semaphore::new(HANDSHAKES_PER_ADDRESS)),
+        });
+        if queue.waiting >= WAITING_PER_ADDRESS {
             return None;
         }
-        *count += 1;
-        Some(Ticket(self.clone(), address))
+        queue.waiting += 1;
+        Some(Ticket {
+            queues: self.clone(),
+            address,
+            turns: queue.turns.clone(),
+        })
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let mut counts = self.0.0.lock();
-        if let Some(count) = counts.get_mut(&self.1) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.1);
+        let mut queues = self.queues.0.lock();
+        if let Some(queue) = queues.get_mut(&self.address) {
+            queue.waiting -= 1;
+            if queue.waiting == 0 {
+                queues.remove(&self.address);
             }
         }
     }
@@ -219,17 +271,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_address_cannot_take_every_handshake() {
-        let under_way = Arc::new(UnderWay::default());
+    fn one_address_cannot_take_every_place_or_turn() {
+        let queues = Arc::new(Queues::default());
         let (greedy, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
-        let mut tickets: Vec<_> = std::iter::from_fn(|| under_way.begin(greedy))
-            .take(HANDSHAKES)
+        let mut tickets: Vec<_> = std::iter::from_fn(|| queues.begin(greedy))
+            .take(WAITING)
             .collect();
-        assert_eq!(tickets.len(), HANDSHAKES_PER_ADDRESS);
-        assert!(under_way.begin(other).is_some());
+        assert_eq!(tickets.len(), WAITING_PER_ADDRESS);
+        let turns: Vec<_> = tickets
+            .iter()
+            .map_while(|it| it.turns.try_acquire().ok())
+            .collect();
+        assert_eq!(turns.len(), HANDSHAKES_PER_ADDRESS);
+        assert!(queues.begin(other).unwrap().turns.try_acquire().is_ok());
+        drop(turns);
         tickets.pop();
-        assert!(under_way.begin(greedy).is_some());
+        assert!(queues.begin(greedy).is_some());
         tickets.clear();
-        assert!(under_way.0.lock().is_empty());
+        assert!(queues.0.lock().is_empty());
     }
 }

@@ -5,7 +5,7 @@
 //! (`delta` or `sotw`, both pure) looks up its touched names through its `View`; `cache` builds and
 //! encodes a shared resource once for everybody; what has another version than the client holds is sent.
 //! `resources` says what a resource contains, `names` which names there are, `server` owns streams and
-//! authentication, `accept` TLS.
+//! authentication, `service` HTTP, `accept` TLS.
 
 mod accept;
 mod cache;
@@ -16,6 +16,7 @@ mod metrics;
 mod names;
 mod resources;
 mod server;
+mod service;
 mod sotw;
 #[cfg(test)]
 mod tests;
@@ -24,4 +25,4 @@ mod view;
 pub use accept::{Accept, Peer};
 pub use hub::{Hub, SessionInfo};
 pub use metrics::Metrics;
-pub use server::Discovery;
+pub use service::Discovery;

@@ -1,37 +1,26 @@
-//! The aggregated discovery service: one task per stream, which authenticates, feeds the stream's state machine
-//! and sends what it has to say. It reads no further request while the client does not take responses, so that
-//! a client that never reads costs a few messages of memory.
+//! The streams of the aggregated discovery service: one task for each, which authenticates, feeds the stream's state
+//! machine and sends what it has to say. It reads no further request while the client does not take responses, so
+//! that a client that never reads costs a few messages of memory.
 
-use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use futures::Stream;
+use bytes::Bytes;
+use prost::Message;
 use tokio::{sync::mpsc, time::timeout};
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Status, Streaming};
 use tracing::{debug, info, warn};
-use weir_xds::{
-    ResourceType,
-    envoy::{
-        config::core::v3::Node,
-        service::discovery::v3::{
-            DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-            aggregated_discovery_service_server::AggregatedDiscoveryService,
-        },
-    },
-    google::rpc,
-};
+use weir_xds::{ResourceType, envoy::config::core::v3::Node, google::rpc};
 
 use super::{
     Hub, Peer,
     accept::PeerCertificate,
     changes::Touched,
-    delta,
     hub::Membership,
     metrics::{Kind, Reason},
     names::Topic,
     resources::Dialect,
-    sotw,
+    service,
     view::{Moment, PodView, View},
 };
 
@@ -47,8 +36,8 @@ const NACK_TEXT: usize = 512;
 
 /// A protocol variant's state machine.
 pub(super) trait Machine: Send + 'static {
-    type Request: Send + 'static;
-    type Response: Send + 'static;
+    type Request: Message + Default + 'static;
+    type Response: Message + 'static;
     const PROTOCOL: &'static str;
 
     /// For the sidecar of this pod.
@@ -148,68 +137,35 @@ impl Interest {
     }
 }
 
-/// The aggregated discovery service.
-pub struct Discovery {
-    hub: Arc<Hub>,
+/// What is to be sent on a stream: responses in frames, last a status.
+pub(super) type Frames = mpsc::Receiver<Result<Bytes, Status>>;
+
+/// Serves a stream in a task of its own until it ends or all is told to stop.
+///
+/// # Errors
+/// When the client has not shown a certificate.
+pub(super) fn open<M: Machine>(
+    hub: &Arc<Hub>,
+    peer: Peer,
+    requests: Streaming<M::Request>,
     stop: CancellationToken,
-}
-
-type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-impl Discovery {
-    /// Serves the hub's mesh until told to stop.
-    pub fn new(hub: Arc<Hub>, stop: CancellationToken) -> Self {
-        Self { hub, stop }
-    }
-
-    fn start<M: Machine>(
-        &self,
-        request: Request<Streaming<M::Request>>,
-    ) -> Result<Response<Outgoing<M::Response>>, Status> {
-        let peer = request.extensions().get::<Peer>().cloned();
-        let peer = peer.ok_or_else(|| Status::internal("the connection has no peer"))?;
-        let Some(certificate) = peer.certificate.clone() else {
-            let ended = Ended::refused(
-                "no_certificate",
-                Status::permission_denied(
-                    "discovery needs a client certificate of the mesh; get one signed first",
-                ),
-            );
-            self.hub.count(&ended, &peer);
-            return Err(ended.status);
-        };
-        let (sender, receiver) = mpsc::channel(OUTGOING);
-        let stream = Conversation::<M> {
-            hub: self.hub.clone(),
-            requests: request.into_inner(),
-            responses: sender,
-            peer,
-            certificate,
-        };
-        let stop = self.stop.clone();
-        tokio::spawn(stream.serve(stop));
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
-    }
-}
-
-#[tonic::async_trait]
-impl AggregatedDiscoveryService for Discovery {
-    type StreamAggregatedResourcesStream = Outgoing<DiscoveryResponse>;
-    type DeltaAggregatedResourcesStream = Outgoing<DeltaDiscoveryResponse>;
-
-    async fn stream_aggregated_resources(
-        &self,
-        request: Request<Streaming<DiscoveryRequest>>,
-    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        self.start::<sotw::Session>(request)
-    }
-
-    async fn delta_aggregated_resources(
-        &self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        self.start::<delta::Session>(request)
-    }
+) -> Result<Frames, Status> {
+    let Some(certificate) = peer.certificate.clone() else {
+        let why = "discovery needs a client certificate of the mesh; get one signed first";
+        let ended = Ended::refused("no_certificate", Status::permission_denied(why));
+        hub.count(&ended, &peer);
+        return Err(ended.status);
+    };
+    let (sender, responses) = mpsc::channel(OUTGOING);
+    let stream = Conversation::<M> {
+        hub: hub.clone(),
+        requests,
+        responses: sender,
+        peer,
+        certificate,
+    };
+    tokio::spawn(stream.serve(stop));
+    Ok(responses)
 }
 
 /// Why a stream ended.
@@ -247,7 +203,7 @@ impl Hub {
 struct Conversation<M: Machine> {
     hub: Arc<Hub>,
     requests: Streaming<M::Request>,
-    responses: mpsc::Sender<Result<M::Response, Status>>,
+    responses: mpsc::Sender<Result<Bytes, Status>>,
     peer: Peer,
     certificate: Arc<PeerCertificate>,
 }
@@ -376,7 +332,10 @@ impl<M: Machine> Conversation<M> {
                 let kind = Kind { r#type: kind.short() };
                 self.hub.metrics.responses.get_or_create(&kind).inc();
             }
-            place.send(Ok(response));
+            match service::frame(&response) {
+                Ok(frame) => place.send(Ok(frame)),
+                Err(status) => return Err(Ended::refused("unsendable", status)),
+            }
             membership.report(machine.subscribed(), None);
         }
     }
