@@ -1,7 +1,8 @@
 //! The Kubernetes provider: objects watched at an API server.
 //!
 //! Each kind has a watch of its own, which outlives whatever becomes of the API server; what it finds goes to one task,
-//! which keeps the last good version of each object and publishes them some 20 ms after the last of several changes.
+//! which keeps the last good version of each object and publishes a change at once, those that come within 20 ms of it
+//! together after them.
 //! As long as the API server is away, the last state stays.
 
 mod contact;
@@ -38,9 +39,10 @@ use self::{
 use super::{Objects, Provider};
 use crate::spec;
 
-const DEBOUNCE: Duration = Duration::from_millis(20);
+/// Between two publications.
+const PAUSE: Duration = Duration::from_millis(20);
 /// Changes without pause are published all the same.
-const LONGEST_DEBOUNCE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 /// Changes that wait to be taken in. Beyond them the watches wait, and the API server with them.
 const WAITING: usize = 256;
 
@@ -141,33 +143,32 @@ struct Gather {
 
 impl Gather {
     async fn run(mut self) {
-        let mut first = None;
-        let mut last = Instant::now();
+        // When the first change came that is not published yet.
+        let mut first: Option<Instant> = None;
+        let mut next = Instant::now();
         loop {
             let change = match first {
                 None => Ok(self.incoming.recv().await),
-                Some(first) => {
-                    let due = (last + DEBOUNCE).min(first + LONGEST_DEBOUNCE);
-                    timeout_at(due, self.incoming.recv()).await
-                }
+                Some(_) => timeout_at(next, self.incoming.recv()).await,
             };
             match change {
                 Ok(None) => return,
                 Ok(Some(change)) => {
                     if self.take(change) {
-                        last = Instant::now();
-                        first.get_or_insert(last);
+                        first.get_or_insert_with(Instant::now);
                     }
                 }
-                Err(_) => {
-                    first = None;
-                    self.publish();
-                }
+                Err(_) => {}
             }
-            // Changes that come faster than they are waited for never let the wait run out.
-            if first.is_some_and(|first| first.elapsed() >= LONGEST_DEBOUNCE) {
+            let Some(waiting) = first.map(|first| first.elapsed()) else {
+                continue;
+            };
+            let calm = self.incoming.is_empty() && Instant::now() >= next;
+            // Changes that come faster than they are taken in are never all there.
+            if calm || waiting >= LONGEST_PAUSE {
                 first = None;
                 self.publish();
+                next = Instant::now() + PAUSE;
             }
         }
     }

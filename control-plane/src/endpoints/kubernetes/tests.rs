@@ -160,7 +160,7 @@ async fn changes_without_pause_are_published_all_the_same() {
             cluster
                 .server
                 .put("namespaces", namespace("a", &version.to_string()), false);
-            tokio::time::sleep(DEBOUNCE / 10).await;
+            tokio::time::sleep(PAUSE / 10).await;
         }
     };
     let seen = async {
