@@ -1,17 +1,17 @@
 //! One controller and thousands of sidecars: what a change, a connection and a reconnect storm cost.
 //!
-//! The controller is the real program with a core of its own. The sidecars are simulated, in this process, on the
-//! other core: each is a delta stream over mTLS with a certificate of its own, which subscribes as weir-proxy does,
-//! answers every response, and comes back after pauses like the proxy's.
+//! The controller is the real program with a core of its own, and reads a directory of manifests. The sidecars are
+//! simulated, in this process, on the other core: each is a delta stream over mTLS with a certificate of its own,
+//! which subscribes as weir-proxy does, answers every response, and comes back after pauses like the proxy's.
 
 mod board;
 mod bound;
 mod call;
-mod controller;
-mod files;
+pub(crate) mod controller;
+pub(crate) mod files;
 mod holding;
 mod identities;
-mod layout;
+pub(crate) mod layout;
 mod manifests;
 mod phases;
 mod report;
@@ -21,7 +21,7 @@ mod wire;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, ensure};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use self::{layout::Layout, report::Targets};
@@ -51,9 +51,6 @@ pub(crate) struct Options {
     /// Seconds of changes.
     #[arg(long, default_value_t = 60, value_parser = positive)]
     seconds: usize,
-    /// Where the controller gets its objects from.
-    #[arg(long, value_enum, default_value_t = Provider::Files)]
-    provider: Provider,
     /// How many times as many services there are at the end, nobody using the added ones; 1 leaves this out.
     #[arg(long, default_value_t = 10, value_parser = positive)]
     growth: usize,
@@ -68,13 +65,6 @@ pub(crate) struct Options {
     /// Keep what the controller writes in this file.
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
-}
-
-/// Where objects come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Provider {
-    /// A directory of manifests.
-    Files,
 }
 
 fn positive(text: &str) -> Result<usize, String> {

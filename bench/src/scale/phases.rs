@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    Options, Provider,
+    Options,
     board::Board,
     controller::{Controller, Start},
     files::Files,
@@ -129,7 +129,6 @@ fn start(
     files: &Files,
     state: &Path,
 ) -> anyhow::Result<Controller> {
-    let Provider::Files = options.provider;
     let program = options.program()?;
     let arguments = [
         "--manifests".as_ref(),
