@@ -15,7 +15,7 @@ use serde_json::Value;
 use weir_controller::{injector::Settings, spec};
 
 use crate::api;
-use settings::SettingsArgs;
+pub(crate) use settings::SettingsArgs;
 use workload::{Outcome, Scope};
 
 /// Flags of `weir inject`.
@@ -36,16 +36,21 @@ pub struct Args {
 /// # Errors
 /// When a manifest cannot be read, or a workload cannot be injected; nothing is written then.
 pub async fn run(cluster: &api::Options, args: &Args) -> anyhow::Result<ExitCode> {
-    let mut texts = Vec::new();
-    for file in &args.files {
-        let text = read(file).with_context(|| format!("cannot read {}", file.display()))?;
-        texts.push((file.display().to_string(), text));
-    }
+    let texts = read_all(&args.files)?;
     let settings = args.settings.settings(cluster).await?;
     let (output, report) = inject(&texts, &args.namespace, &settings)?;
     io::stderr().write_all(report.as_bytes())?;
     io::stdout().write_all(output.as_bytes())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Each file's name and text; - is standard input.
+pub(crate) fn read_all(files: &[PathBuf]) -> anyhow::Result<Vec<(String, String)>> {
+    let text = |file: &PathBuf| {
+        let text = read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        Ok((file.display().to_string(), text))
+    };
+    files.iter().map(text).collect()
 }
 
 fn read(file: &PathBuf) -> anyhow::Result<String> {
@@ -62,7 +67,7 @@ fn read(file: &PathBuf) -> anyhow::Result<String> {
 }
 
 /// The manifests with sidecars, and a line about each workload.
-fn inject(
+pub(crate) fn inject(
     texts: &[(String, String)],
     namespace: &str,
     settings: &Settings,

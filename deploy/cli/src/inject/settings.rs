@@ -25,7 +25,7 @@ const NATIVE: u32 = 29;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(group = ArgGroup::new("source").required(true))]
-pub(super) struct SettingsArgs {
+pub(crate) struct SettingsArgs {
     /// Read everything below from the mesh in the cluster.
     #[arg(long, group = "source", conflicts_with_all = ["mesh_name", "trust_domain", "proxy_image", "init_image", "mesh_config", "classic"])]
     from_cluster: bool,
@@ -57,7 +57,7 @@ impl SettingsArgs {
     ///
     /// # Errors
     /// When a file cannot be read, or the cluster has no mesh.
-    pub(super) async fn settings(&self, cluster: &api::Options) -> anyhow::Result<Settings> {
+    pub(crate) async fn settings(&self, cluster: &api::Options) -> anyhow::Result<Settings> {
         match &self.trust_bundle {
             Some(file) => self.by_flags(file, &cluster.namespace),
             None => from_cluster(&api::connect(cluster).await?, &cluster.namespace).await,

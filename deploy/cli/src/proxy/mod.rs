@@ -1,6 +1,8 @@
-//! `weir proxy`: what a pod's sidecar knows, asked through the API server at the sidecar's admin address.
+//! `weir proxy`: what a pod's sidecar knows, asked through the API server at the sidecar's admin address, and what it
+//! starts from.
 
 mod admin;
+mod bootstrap;
 mod show;
 #[cfg(test)]
 mod tests;
@@ -12,6 +14,8 @@ use std::{
 
 use serde_json::Value;
 
+pub(crate) use bootstrap::Xds;
+
 use crate::{api, check::Output, columns::columns, policy::named};
 
 /// Flags of `weir proxy`.
@@ -19,7 +23,15 @@ use crate::{api, check::Output, columns::columns, policy::named};
 #[command(arg_required_else_help = true)]
 pub struct Args {
     #[command(subcommand)]
-    page: Page,
+    command: Command,
+}
+
+#[derive(clap::Subcommand, Clone, Debug)]
+enum Command {
+    #[command(flatten)]
+    Page(Page),
+    /// The bootstrap that a workload's sidecar starts from, as the injector would write it: for weir-proxy or a stock Envoy.
+    Bootstrap(bootstrap::Args),
 }
 
 #[derive(clap::Subcommand, Clone, Debug)]
@@ -62,9 +74,13 @@ impl Page {
 /// Shows what a sidecar knows.
 ///
 /// # Errors
-/// When the cluster does not answer, or the pod has no sidecar that does.
+/// When the cluster does not answer, or the pod has no sidecar that does; when a manifest cannot be read.
 pub async fn run(cluster: &api::Options, args: &Args) -> anyhow::Result<ExitCode> {
-    let (pod, path, table) = args.page.parts();
+    let page = match &args.command {
+        Command::Page(page) => page,
+        Command::Bootstrap(args) => return bootstrap::run(cluster, args).await,
+    };
+    let (pod, path, table) = page.parts();
     let client = api::connect(cluster).await?;
     let namespace = pod.namespace.as_deref().unwrap_or(client.default_namespace());
     let name = named(&pod.name, namespace);
