@@ -63,8 +63,8 @@ fn run() -> anyhow::Result<ExitCode> {
         return run_demo();
     }
     let Args { cluster, command } = Args::parse();
-    if let Command::Demo(_) = command {
-        demo::prepare()?;
+    if let Command::Demo(args) = &command {
+        demo::prepare(args)?;
         return run_demo();
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

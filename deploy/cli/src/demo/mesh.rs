@@ -16,7 +16,7 @@ use weir_controller::spec::PROXY_CONTAINER;
 use weir_testbed::{Capture, Sandbox};
 
 use super::scrape::Scrape;
-use crate::local::{LocalMesh, Options, programs::Programs};
+use crate::local::{Envoys, LocalMesh, Options, programs::Programs};
 
 /// How long the mesh may take to come up. Far more than it needs: a busy machine is not a broken mesh.
 const START: Duration = Duration::from_secs(60);
@@ -68,12 +68,14 @@ impl Mesh {
     pub(crate) async fn start(
         sandbox: Sandbox,
         programs: &Programs,
+        envoys: Option<Envoys>,
         manifests: &Path,
         scratch: &Path,
     ) -> anyhow::Result<Self> {
         let local = LocalMesh::start(Options {
             sandbox,
             programs: programs.clone(),
+            envoys,
             manifests: manifests.to_owned(),
             run: scratch.join("run"),
         })
@@ -121,14 +123,19 @@ impl Mesh {
         self.local.testbed().capture(CAPTURED)
     }
 
-    /// A metric of every sidecar, summed over its labels, by pod.
-    pub(crate) async fn each_sidecar(&self, metric: &str) -> anyhow::Result<BTreeMap<String, f64>> {
-        let mut values = BTreeMap::new();
+    /// What every sidecar shows to Prometheus, by pod.
+    pub(crate) async fn each_sidecar(&self) -> anyhow::Result<BTreeMap<String, Scrape>> {
+        let mut scrapes = BTreeMap::new();
         for pod in self.local.meshed() {
             let scrape = Scrape::parse(&self.local.metrics(&pod).await?);
-            values.insert(pod.name, scrape.sum(metric));
+            scrapes.insert(pod.name, scrape);
         }
-        Ok(values)
+        Ok(scrapes)
+    }
+
+    /// What the controller shows to Prometheus.
+    pub(crate) async fn controller(&self) -> anyhow::Result<Scrape> {
+        Ok(Scrape::parse(&self.local.controller_metrics().await?))
     }
 
     /// What every sidecar shows to Prometheus; one that does not answer is left out.

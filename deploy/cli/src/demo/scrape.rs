@@ -45,7 +45,14 @@ impl Scrape {
     /// Their sum.
     #[must_use]
     pub fn sum(&self, name: &str) -> f64 {
-        self.of(name).map(|sample| sample.value).sum()
+        self.sum_of(|known| known == name)
+    }
+
+    /// The sum of every metric with such a name.
+    #[must_use]
+    pub fn sum_of(&self, wanted: impl Fn(&str) -> bool) -> f64 {
+        let samples = self.samples.iter().filter(|sample| wanted(&sample.name));
+        samples.map(|sample| sample.value).sum()
     }
 }
 

@@ -6,26 +6,34 @@ use weir_controller::{
     certificates::{TokenIdentity, join_token},
     endpoints::{Files, Provider},
     injector::{self, NamespaceMeta, Settings},
-    spec::{MeshConfig, ObjectName},
+    spec::{MeshConfig, ObjectName, Owner},
 };
 use weir_testbed::{Mint, Mutate, TokenRequest};
 
-/// The mutating webhook, without the web. MeshConfig is looked up for each pod, as it is then.
-pub(super) fn webhook(trust_bundle: String, manifests: &Path) -> anyhow::Result<Mutate> {
-    let files = Files::start(&[manifests.to_owned()])?;
-    let objects = files.objects();
-    let base = Settings {
+/// What every pod gets, but for what MeshConfig says.
+pub(super) fn settings(trust_bundle: String) -> Settings {
+    Settings {
         trust_bundle,
         ..Settings::default()
-    };
+    }
+}
+
+/// The mutating webhook, without the web. MeshConfig is looked up for each pod, as it is then. `envoy` tells the
+/// workloads whose pods get Envoy, if the settings have it.
+pub(super) fn webhook(base: Settings, envoy: fn(&Owner) -> bool, manifests: &Path) -> anyhow::Result<Mutate> {
+    let files = Files::start(&[manifests.to_owned()])?;
+    let objects = files.objects();
     Ok(Arc::new(move |namespace, pod| {
         let _watching = &files;
         let objects = objects.borrow().clone();
         let name = ObjectName::new(&base.mesh_namespace, MeshConfig::NAME);
-        let settings = match objects.mesh_configs.get(&name) {
+        let mut settings = match objects.mesh_configs.get(&name) {
             Some(config) => base.with_mesh_config(&config.value.spec),
             None => base.clone(),
         };
+        if !envoy(&Owner::of(&pod.metadata)) {
+            settings.envoy = None;
+        }
         Ok(injector::inject(pod, &NamespaceMeta::of(namespace), &settings)?)
     }))
 }

@@ -3,6 +3,7 @@
 //! Where the machine forbids namespaces to somebody, the tests of theirs are reported as ignored, with the reason;
 //! with `WEIR_NO_SKIP=1` they fail.
 
+mod envoy;
 mod json;
 mod leaves_nothing;
 mod programs;
@@ -52,6 +53,17 @@ fn main() -> ExitCode {
         "demo_json::a_sidecar_that_fails_is_told_and_the_exit_code_1",
         run::possible,
         json::broken,
+    );
+    add("envoy::beside_every_pod", envoy::possible, envoy::everywhere);
+    add(
+        "envoy::beside_weir_proxies_with_state_of_the_world",
+        envoy::possible,
+        envoy::mixed,
+    );
+    add(
+        "envoy::what_is_none_is_told_before_anything_starts",
+        run::possible,
+        envoy::wrong,
     );
     add(
         "leaves_nothing::after_kill_9",

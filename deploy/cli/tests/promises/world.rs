@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::Context;
+use k8s_openapi::api::core::v1::Pod;
 use nix::mount::{MntFlags, umount2};
 use tempfile::TempDir;
 use tokio::{
@@ -15,8 +16,13 @@ use tokio::{
     time::timeout,
 };
 use weir::local::{LocalMesh, Options, programs};
+use weir_controller::spec::PROXY_CONTAINER;
 use weir_testbed::Sandbox;
 
+/// Namespaces whose sidecars forget soon what is not used.
+pub(crate) const FORGETFUL: &str = "demand-forgotten";
+pub(crate) const AWAY: &str = "restart-away";
+const SERVICE_IDLE_S: u32 = 2;
 /// How long the mesh may take to come up or to end.
 const LIMIT: Duration = Duration::from_secs(60);
 /// Lines of a log that are shown.
@@ -46,13 +52,14 @@ impl World {
         let manifests = scratch.path().join("manifests");
         fs::create_dir(&manifests)?;
         fs::write(manifests.join("mesh-config.yaml"), MESH_CONFIG)?;
-        let mesh = LocalMesh::start(Options {
+        let options = Options {
             sandbox,
             programs: programs::locate()?,
+            envoys: None,
             manifests: manifests.clone(),
             run: scratch.path().join("run"),
-        })
-        .await?;
+        };
+        let mesh = LocalMesh::start_adjusted(options, make_forgetful).await?;
         let world = Self {
             mesh,
             manifests,
@@ -138,6 +145,27 @@ impl World {
             sweep(&scratch);
             std::process::exit(130);
         }
+    }
+}
+
+/// Lets the sidecars of some namespaces forget soon what is not used.
+fn make_forgetful(pod: &mut Pod) {
+    let namespace = pod.metadata.namespace.as_deref();
+    let Some(spec) = pod
+        .spec
+        .as_mut()
+        .filter(|_| namespace.is_some_and(|name| [FORGETFUL, AWAY].contains(&name)))
+    else {
+        return;
+    };
+    let all = spec
+        .init_containers
+        .iter_mut()
+        .flatten()
+        .chain(&mut spec.containers);
+    for sidecar in all.filter(|container| container.name == PROXY_CONTAINER) {
+        let flags = sidecar.args.get_or_insert_default();
+        flags.push(format!("--service-idle-s={SERVICE_IDLE_S}"));
     }
 }
 
