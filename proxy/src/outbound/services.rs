@@ -38,7 +38,7 @@ pub struct Services {
 pub(super) struct Service {
     assembly: Arc<Assembly>,
     used: Instant,
-    warned: bool,
+    complained: bool,
 }
 
 impl Services {
@@ -61,7 +61,7 @@ impl Services {
         let service = known.entry(address).or_insert_with(|| Service {
             assembly: self.context.assemble(&address.to_string()),
             used: now,
-            warned: false,
+            complained: false,
         });
         service.used = now;
         Some(service.assembly.clone())
@@ -89,25 +89,26 @@ impl Services {
             Standing::Ready(_) => Ok(true),
             Standing::Absent => Ok(false),
             Standing::Pending => {
-                self.warn(address);
+                self.complain(address);
                 Err(Reason::ControlPlaneSilent)
             }
         }
     }
 
-    /// Says why an address is refused that the control plane said nothing about, once while it is in use.
-    fn warn(&self, address: SocketAddr) {
+    /// Says why an address is refused that the control plane said nothing about, once while it is in use: as an
+    /// error, since sidecars log nothing less by default.
+    fn complain(&self, address: SocketAddr) {
         let mut known = self.known.lock();
         let first = known
             .get_mut(&address)
-            .is_none_or(|service| !std::mem::replace(&mut service.warned, true));
+            .is_none_or(|service| !std::mem::replace(&mut service.complained, true));
         drop(known);
         if !first {
             return;
         }
         let stream = &self.context.stream;
         let (connected, error) = (stream.connected(), stream.last_error());
-        tracing::warn!(
+        tracing::error!(
             %address, connected, error,
             "refused: the control plane did not say within {ANSWER:?} whether this is a service of the mesh, and \
              passing it through could bypass mTLS; is weir-controller up and reachable?"

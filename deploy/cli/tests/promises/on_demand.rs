@@ -1,16 +1,20 @@
 //! A sidecar holds what its pod uses, not what the mesh has.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
 use anyhow::{Context, ensure};
+use http_body_util::Empty;
+use hyper::{Request, body::Bytes};
 use serde_json::Value;
 
 use crate::{
-    Outcome, Tests, exposition,
+    Outcome, Tests,
+    client::{Http1, Reply},
+    exposition,
     manifest::{allow_http, member, service, service_of},
     scene::Scene,
     server,
-    world::World,
+    world::{FORGETFUL, World},
 };
 
 const ADMIN: u16 = 15000;
@@ -21,6 +25,7 @@ const UNUSED: usize = 60;
 pub(crate) fn tests(tests: &mut Tests<'_>) {
     tests.add("on_demand::a_sidecar_holds_only_what_its_pod_uses", used);
     tests.add("on_demand::a_service_made_later_works_at_once", later);
+    tests.add("on_demand::what_is_not_used_any_more_is_forgotten", forgotten);
 }
 
 /// The names of the resources that came from the controller, by the section and key of the config dump.
@@ -41,6 +46,13 @@ async fn held(world: &World, pod: &str) -> anyhow::Result<BTreeSet<String>> {
         .collect())
 }
 
+/// Of these names, those of this namespace and of addresses.
+fn own(names: &BTreeSet<String>, namespace: &str) -> BTreeSet<String> {
+    let own = format!("{namespace}/");
+    let own = |name: &&String| name.contains(&own) || name.parse::<SocketAddr>().is_ok();
+    names.iter().filter(own).cloned().collect()
+}
+
 async fn used(world: Arc<World>) -> Outcome {
     let mut parts = vec![
         member("client"),
@@ -56,13 +68,7 @@ async fn used(world: Arc<World>) -> Outcome {
     let scene = Scene::open(Arc::clone(&world), "demand", &parts).await?;
     scene.serve(server::http(scene.listen("server", 8080).await?, "server"));
     let client = scene.pod("client");
-    let own = |names: &BTreeSet<String>| -> BTreeSet<String> {
-        names
-            .iter()
-            .filter(|name| name.contains("demand/") || name.parse::<std::net::SocketAddr>().is_ok())
-            .cloned()
-            .collect()
-    };
+    let own = |names: &BTreeSet<String>| own(names, "demand");
     let before = held(&world, &client).await?;
     ensure!(before.contains("inbound"), "the sidecar holds {before:?}");
     ensure!(
@@ -133,5 +139,49 @@ async fn later(world: Arc<World>) -> Outcome {
     let reached = || async { scene.get("client", to, "/").await?.expect(200) };
     let reply = scene.eventually("the newcomer is reached", reached).await?;
     ensure!(reply.body == "newcomer", "{} answers", reply.body);
+    Ok(())
+}
+
+/// In a namespace whose sidecars forget soon.
+async fn forgotten(world: Arc<World>) -> Outcome {
+    let mut parts = vec![
+        member("client"),
+        member("server"),
+        allow_http("server", &["client"]),
+    ];
+    for name in ["kept", "left"] {
+        parts.push(service_of(name, "app: server", WEB));
+    }
+    let scene = Scene::open(Arc::clone(&world), FORGETFUL, &parts).await?;
+    scene.serve(server::http(scene.listen("server", 8080).await?, "server"));
+    let client = scene.pod("client");
+    let (kept, left) = (scene.service("kept", 8080)?, scene.service("left", 8080)?);
+    let names =
+        |name: &str, at: SocketAddr| BTreeSet::from([at.to_string(), format!("{FORGETFUL}/{name}|8080")]);
+    let reached = || async { scene.get("client", left, "/").await?.expect(200) };
+    // One connection stays open all the time.
+    let mut open = Http1::new(scene.dial("client", kept).await?).await?;
+    for _ in 0..2 {
+        scene.eventually("the service is reached", reached).await?;
+        let ask = Request::get("/")
+            .header("host", "kept")
+            .body(Empty::<Bytes>::new())?;
+        Reply::read(open.send(ask).await?).await?.expect(200)?;
+        let now = own(&held(&world, &client).await?, FORGETFUL);
+        let both = &names("kept", kept) | &names("left", left);
+        ensure!(now == both, "{both:?} is used, {now:?} is held");
+        let idle = || async {
+            let now = own(&held(&world, &client).await?, FORGETFUL);
+            ensure!(now == names("kept", kept), "{now:?} is held");
+            Ok(())
+        };
+        scene.eventually("what is not used is forgotten", idle).await?;
+    }
+    let scrape = exposition::sidecar(&world, &client).await?;
+    let counted = scrape.of("weir_endpoints", &[]).any(|sample| {
+        let service = sample.labels.get("service");
+        service.is_some_and(|service| service.contains("left"))
+    });
+    ensure!(!counted, "endpoints of what is not used are held");
     Ok(())
 }

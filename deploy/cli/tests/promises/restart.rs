@@ -3,15 +3,16 @@
 use std::{fs, sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
+use futures::future::join_all;
 use weir_testbed::PodStatus;
 
 use crate::{
     Outcome, Tests, exposition,
     load::Load,
-    manifest::{allow_http, member, service},
+    manifest::{allow_http, member, service, service_of},
     scene::Scene,
     server,
-    world::World,
+    world::{AWAY, World, within},
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -30,6 +31,8 @@ async fn stage(world: &Arc<World>, namespace: &str) -> anyhow::Result<(Scene, Lo
         member("other"),
         member("server"),
         service("server", WEB),
+        service_of("quiet", "app: server", WEB),
+        service_of("unknown", "app: server", WEB),
         allow_http("server", &["client"]),
     ];
     let scene = Scene::open(Arc::clone(world), namespace, &parts).await?;
@@ -94,8 +97,38 @@ async fn scale(world: &World, replicas: usize) -> Outcome {
     waited.map(drop)
 }
 
+/// A service that is asked for the first time while nobody can say what it is: refused, and told why.
+async fn unknown(world: &World, scene: &Scene) -> Outcome {
+    let (pod, to) = (scene.pod("client"), scene.service("unknown", 8080)?);
+    let refused = || async {
+        let reply = scene.get("client", to, "/").await;
+        ensure!(reply.is_err(), "an unknown service answers: {reply:?}");
+        Ok(())
+    };
+    within(PATIENCE, "the refusals", join_all((0..5).map(|_| refused())))
+        .await?
+        .into_iter()
+        .collect::<anyhow::Result<()>>()?;
+    let labels = [("reason", "control_plane_silent"), ("direction", "outbound")];
+    let scrape = exposition::sidecar(world, &pod).await?;
+    let denied = scrape.sum("weir_denied_total", &labels);
+    ensure!(denied == 5.0, "{denied} connections were refused for silence");
+    let log = world.mesh().testbed().logs(&pod, "weir-proxy")?;
+    let told = log
+        .lines()
+        .filter(|line| line.contains("the control plane did not say") && line.contains(&to.to_string()))
+        .count();
+    ensure!(told == 1, "the sidecar says {told} times why it refuses");
+    // What was known before is known still, although it was not used for longer than it is kept otherwise.
+    let quiet = scene.service("quiet", 8080)?;
+    scene.get("client", quiet, "/").await?.expect(200).map(drop)
+}
+
 async fn away(world: Arc<World>) -> Outcome {
-    let (scene, mut load) = stage(&world, "restart-away").await?;
+    let (scene, mut load) = stage(&world, AWAY).await?;
+    let quiet = scene.service("quiet", 8080)?;
+    let reached = || async { scene.get("client", quiet, "/").await?.expect(200) };
+    scene.eventually("the quiet service is reached", reached).await?;
     scale(&world, 0).await?;
     // The controller returns whatever is found meanwhile: the other tests need it.
     let meanwhile = async {
@@ -123,6 +156,7 @@ async fn away(world: Arc<World>) -> Outcome {
             Ok(())
         };
         scene.eventually("the configuration grows old", grows).await?;
+        unknown(&world, &scene).await?;
         load.more(MEANWHILE).await
     }
     .await;
