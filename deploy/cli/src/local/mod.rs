@@ -1,6 +1,7 @@
 //! The mesh on this machine: the testbed's pods, injected by the injector's own code, under a controller that runs
 //! as a pod of its own. The demo and the tests of the mesh's promises stand on it.
 
+pub mod envoy;
 mod http;
 mod injection;
 pub mod programs;
@@ -12,7 +13,8 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::{net::TcpStream, sync::broadcast};
 use weir_controller::{
     certificates::{BuiltIn, join_token},
-    spec::PROXY_CONTAINER,
+    injector::{Envoy, Protocol},
+    spec::{Owner, PROXY_CONTAINER},
 };
 use weir_testbed::{Event, Image, PodStatus, Sandbox, Testbed};
 
@@ -22,8 +24,25 @@ use programs::Programs;
 /// The controller's pod, as the testbed selects it.
 const CONTROLLER: &str = "weir-system/weir-controller";
 const CONTROLLER_MANIFEST: &str = include_str!("weir-system.yaml");
+/// What Envoy's image is called.
+const ENVOY_IMAGE: &str = "envoy";
+/// Mark by which the redirect knows the sidecar's connections where there is one user only.
+const PROXY_MARK: u32 = 1500;
+/// Port of the controller's metrics.
+const CONTROLLER_METRICS_PORT: u16 = 9091;
 /// Port of a sidecar's metrics.
 const METRICS_PORT: u16 = 15010;
+
+/// Pods that have a stock Envoy in place of `weir-proxy`.
+#[derive(Clone, Debug)]
+pub struct Envoys {
+    /// The program.
+    pub program: PathBuf,
+    /// How they talk to the controller.
+    pub protocol: Protocol,
+    /// Whether the pods of a workload are among them.
+    pub beside: fn(&Owner) -> bool,
+}
 
 /// What to start.
 pub struct Options {
@@ -31,6 +50,8 @@ pub struct Options {
     pub sandbox: Sandbox,
     /// The programs of the mesh and of the application, by image name.
     pub programs: Programs,
+    /// Pods with Envoy; `None`: no pod.
+    pub envoys: Option<Envoys>,
     /// Directory of the user's manifests; it is watched.
     pub manifests: PathBuf,
     /// Directory for everything the mesh writes.
@@ -79,7 +100,19 @@ impl LocalMesh {
             .iter()
             .map(|(name, path)| (name.clone(), Image::new(path)))
             .collect();
-        let inject = injection::webhook(trust_bundle, &options.manifests)?;
+        let mut settings = injection::settings(trust_bundle);
+        let mut beside: fn(&Owner) -> bool = |_| false;
+        if let Some(envoys) = options.envoys {
+            let image = Image::new(envoys.program);
+            testbed.images.insert(ENVOY_IMAGE.to_owned(), image);
+            beside = envoys.beside;
+            settings.envoy = Some(Envoy {
+                image: ENVOY_IMAGE.to_owned(),
+                protocol: envoys.protocol,
+                socket_mark: testbed.sandbox.single_uid().then_some(PROXY_MARK),
+            });
+        }
+        let inject = injection::webhook(settings, beside, &options.manifests)?;
         testbed.mutate = Arc::new(move |namespace, pod| {
             let mut pod = inject(namespace, pod)?;
             adjust(&mut pod);
@@ -141,6 +174,17 @@ impl LocalMesh {
         let ip = pod.ips.first().context("the pod has no address yet")?;
         let stream = TcpStream::connect((*ip, METRICS_PORT)).await?;
         Ok(http::get(stream, "/stats/prometheus").await?.body)
+    }
+
+    /// What the controller shows to Prometheus.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn controller_metrics(&self) -> anyhow::Result<String> {
+        let pod = self.testbed.find(CONTROLLER)?;
+        let ip = pod.ips.first().context("the controller has no address yet")?;
+        let stream = TcpStream::connect((*ip, CONTROLLER_METRICS_PORT)).await?;
+        Ok(http::get(stream, "/metrics").await?.body)
     }
 
     /// The pods with a sidecar.

@@ -55,6 +55,7 @@ impl World {
         let options = Options {
             sandbox,
             programs: programs::locate()?,
+            envoys: None,
             manifests: manifests.clone(),
             run: scratch.path().join("run"),
         };
