@@ -223,11 +223,11 @@ pub(crate) fn complete(bytes: &[u8]) -> anyhow::Result<bool> {
     let Some(end) = end_of_head(bytes) else {
         return Ok(false);
     };
+    let status = status(bytes)?;
+    ensure!(status == 200, "a request was answered {status}");
     if bytes.len() < end + BODY {
         return Ok(false);
     }
-    let status = status(bytes)?;
-    ensure!(status == 200, "a request was answered {status}");
     ensure!(
         bytes.len() == end + BODY,
         "a response is longer than it should be"
@@ -263,6 +263,7 @@ mod tests {
     fn only_whole_good_responses_count() {
         let head = "HTTP/1.1 200 OK\r\ncontent-length: 1024\r\n\r\n";
         assert!(!complete(head.as_bytes()).unwrap());
+        assert!(complete(head.replace("200", "503").as_bytes()).is_err());
         let whole = format!("{head}{}", "w".repeat(BODY));
         assert!(complete(whole.as_bytes()).unwrap());
         assert!(complete(whole.replace("200", "503").as_bytes()).is_err());

@@ -1,6 +1,6 @@
 //! The client: a fixed number of requests, so many at a time.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
@@ -11,10 +11,13 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     runtime::{Builder, Runtime},
+    time::timeout,
 };
 
 use crate::{load, peers::HOST};
 
+/// How long an answer may take; under valgrind all is slow.
+const ANSWER: Duration = Duration::from_secs(10);
 /// Bytes that are echoed, and those of a gRPC message with its prefix.
 pub(super) const MESSAGE: usize = 256;
 
@@ -85,7 +88,9 @@ impl Client {
         self.runtime.block_on(async {
             let lanes = self.lanes.iter_mut().map(|lane| async move {
                 for _ in 0..each {
-                    lane.send().await?;
+                    timeout(ANSWER, lane.send())
+                        .await
+                        .context("no answer in time")??;
                 }
                 anyhow::Ok(())
             });

@@ -104,6 +104,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         "{} is not there: cargo build --release -p weir-proxy, or --weir PATH",
         weir.display()
     );
+    // Valgrind looks up a name without a directory on PATH.
+    let weir = weir.canonicalize()?;
     // Read first, so that a bad file is told before minutes of measuring.
     let budgets = options
         .check
