@@ -18,6 +18,7 @@ pub struct Metrics {
     pub(super) responses: Family<Kind, Gauge>,
     pub(super) nacks: Family<Kind, Counter>,
     pub(super) refused: Family<Reason, Counter>,
+    ignored: Family<Reason, Counter>,
     pub(super) handshakes_failed: Counter,
     pub(super) generation: Gauge,
     pub(super) woken: Counter,
@@ -68,6 +69,11 @@ impl Metrics {
             metrics.refused.clone(),
         );
         registry.register(
+            "weir_xds_requests_ignored",
+            "Discovery requests that meant nothing, by reason",
+            metrics.ignored.clone(),
+        );
+        registry.register(
             "weir_xds_tls_handshakes_failed",
             "TLS handshakes on the xDS port that failed",
             metrics.handshakes_failed.clone(),
@@ -83,5 +89,10 @@ impl Metrics {
             metrics.woken.clone(),
         );
         metrics
+    }
+
+    /// Counts a request that means nothing.
+    pub(super) fn ignore(&self, reason: &'static str) {
+        self.ignored.get_or_create(&Reason { reason }).inc();
     }
 }

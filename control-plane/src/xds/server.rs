@@ -6,9 +6,12 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use prost::Message;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout},
+};
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 use tracing::{debug, info, warn};
 use weir_xds::{ResourceType, envoy::config::core::v3::Node, google::rpc};
 
@@ -33,6 +36,10 @@ const FAREWELL: Duration = Duration::from_millis(500);
 const NAMES: usize = 10_000;
 const NAME_BYTES: usize = 1 << 20;
 const NACK_TEXT: usize = 512;
+/// Requests are read at this rate once a stream has sent many more than that.
+const REQUEST_INTERVAL: Duration = Duration::from_millis(10);
+/// Requests that are read at once. Of on-demand clients that begin, each asks for some hundred names one by one.
+const REQUEST_BURST: u32 = 1000;
 
 /// A protocol variant's state machine.
 pub(super) trait Machine: Send + 'static {
@@ -185,6 +192,40 @@ impl Ended {
     fn by_client(status: Status) -> Self {
         Self { reason: None, status }
     }
+
+    /// No further request could be read: the client is gone, or sent what is too large or no request.
+    fn unread(status: Status) -> Self {
+        let of_connection = std::error::Error::source(&status).is_some();
+        match status.code() {
+            Code::OutOfRange => Self::refused("unreadable", status),
+            Code::Internal if !of_connection => Self::refused("unreadable", status),
+            _ => Self::by_client(status),
+        }
+    }
+}
+
+/// How fast the requests of a stream are read. A client that sends faster waits.
+#[derive(Debug)]
+struct Pace {
+    /// When all that was read would have been, had it come evenly.
+    even: Instant,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Self {
+        Self { even: now }
+    }
+
+    fn took(&mut self, now: Instant) {
+        self.even = self.even.max(now) + REQUEST_INTERVAL;
+    }
+
+    /// When the next one may be read.
+    fn ready(&self) -> Instant {
+        self.even
+            .checked_sub(REQUEST_INTERVAL * REQUEST_BURST)
+            .unwrap_or(self.even)
+    }
 }
 
 impl Hub {
@@ -223,7 +264,7 @@ impl<M: Machine> Conversation<M> {
         let first = match timeout(FIRST_MESSAGE, self.requests.message()).await {
             Ok(Ok(Some(first))) => first,
             Ok(Ok(None)) => return Ended::by_client(Status::ok("")),
-            Ok(Err(status)) => return Ended::by_client(status),
+            Ok(Err(status)) => return Ended::unread(status),
             Err(_) => return Ended::refused("silent", Status::deadline_exceeded("no request came")),
         };
         let (pod, dialect) = match self.authenticate(M::node(&first)).await {
@@ -253,6 +294,7 @@ impl<M: Machine> Conversation<M> {
         dialect: Dialect,
     ) -> Ended {
         let mut request = Some(first);
+        let mut pace = Pace::new(Instant::now());
         loop {
             if let Some(request) = request.take()
                 && let Err(ended) = self.take(&mut machine, &request, membership, dialect)
@@ -262,11 +304,21 @@ impl<M: Machine> Conversation<M> {
             if let Err(ended) = self.flush(&mut machine, membership, dialect).await {
                 return ended;
             }
+            let ready = pace.ready();
+            let message = async {
+                if ready > Instant::now() {
+                    sleep_until(ready).await;
+                }
+                self.requests.message().await
+            };
             tokio::select! {
-                message = self.requests.message() => match message {
-                    Ok(Some(message)) => request = Some(message),
+                message = message => match message {
+                    Ok(Some(message)) => {
+                        pace.took(Instant::now());
+                        request = Some(message);
+                    }
                     Ok(None) => return Ended::by_client(Status::ok("")),
-                    Err(status) => return Ended::by_client(status),
+                    Err(status) => return Ended::unread(status),
                 },
                 touched = membership.touched() => {
                     if let Err(ended) = self.changed(&mut machine, &touched, dialect) {
@@ -301,8 +353,11 @@ impl<M: Machine> Conversation<M> {
                     complaint = Some(format!("{}: {why}", kind.r#type));
                 }
             }
-            Handled::Stale => {}
-            Handled::Unknown => debug!(peer = %self.peer.address, "asked for a type that is not served"),
+            Handled::Stale => metrics.ignore("stale_nonce"),
+            Handled::Unknown => {
+                metrics.ignore("unknown_type");
+                debug!(peer = %self.peer.address, "asked for a type that is not served");
+            }
         }
         let interest = machine.interest();
         let all = interest.all;
@@ -405,5 +460,25 @@ impl<M: Machine> Conversation<M> {
             "service_account_mismatch",
             Status::permission_denied(why),
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_is_read_at_once_and_what_goes_on_is_paced() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        for _ in 0..REQUEST_BURST {
+            assert!(pace.ready() <= start);
+            pace.took(start);
+        }
+        pace.took(start);
+        assert_eq!(pace.ready(), start + REQUEST_INTERVAL);
+        let later = start + Duration::from_secs(3600);
+        pace.took(later);
+        assert!(pace.ready() < later);
     }
 }

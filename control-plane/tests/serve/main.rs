@@ -7,3 +7,4 @@ mod discovery;
 mod envoy;
 mod golden;
 mod mesh;
+mod misuse;
