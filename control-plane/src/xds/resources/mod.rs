@@ -6,6 +6,8 @@ mod inbound;
 mod outbound;
 mod parts;
 mod rbac;
+#[cfg(test)]
+mod tests;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -175,51 +177,4 @@ fn encode<M: TypeUrl>(message: &M) -> Encoded {
         .take(8)
         .fold(0, |sum, byte| sum << 8 | u64::from(*byte));
     Encoded { version, any }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::catalog::{Endpoint, ServiceKey};
-
-    fn headless(name: &str, number: u16) -> Arc<Service> {
-        let endpoint = Endpoint {
-            ip: [10, 0, 0, 1].into(),
-            port: number,
-            principal: "spiffe://cluster.local/ns/n/sa/a".into(),
-            workload: Arc::default(),
-        };
-        Arc::new(Service {
-            key: ServiceKey {
-                namespace: "n".into(),
-                name: name.into(),
-            },
-            cluster_ips: Vec::new(),
-            ports: vec![ServicePort {
-                number,
-                name: String::new(),
-                protocol: Protocol::Tcp,
-                endpoints: vec![endpoint],
-            }],
-            principals: Default::default(),
-            split: None,
-            reachable: true,
-        })
-    }
-
-    #[test]
-    fn the_port_tells_which_of_a_pods_services_is_meant() {
-        let mut snapshot = Snapshot::default();
-        for service in [headless("a", 80), headless("b", 81)] {
-            snapshot.services.insert(service.key.clone(), service);
-        }
-        let leading: Vec<_> = snapshot.services.keys().cloned().collect();
-        snapshot.direct.insert([10, 0, 0, 1].into(), leading.into());
-        let found = |port| match at(&snapshot, SocketAddr::from(([10, 0, 0, 1], port))) {
-            Some(At::Port(service, _)) => service.key.name.to_string(),
-            Some(At::UnknownPort) => "refused".to_owned(),
-            None => "not of the mesh".to_owned(),
-        };
-        assert_eq!([80, 81, 82].map(found), ["a", "b", "not of the mesh"]);
-    }
 }
