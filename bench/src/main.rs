@@ -7,6 +7,7 @@
 mod bootstrap;
 mod instructions;
 mod load;
+mod ondemand;
 mod peers;
 mod pin;
 mod report;
@@ -23,6 +24,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use clap::{Args, Parser, Subcommand};
+use weir_testbed::Sandbox;
 
 use crate::{
     bootstrap::Between,
@@ -45,6 +47,8 @@ enum Subcommands {
     Compare(Compare),
     /// Count the instructions and system calls that a pair of weir-proxy takes for a request; needs valgrind.
     Instructions(instructions::Options),
+    /// Measure what a sidecar pays for the size of the mesh, and for connecting to a service for the first time.
+    Demand(ondemand::Options),
     /// Put thousands of simulated sidecars on one weir-controller, and change endpoints under them.
     Scale(scale::Options),
 }
@@ -72,9 +76,14 @@ struct Compare {
 }
 
 fn main() -> anyhow::Result<()> {
+    // A stage of the sandbox has a command line of its own, which is not ours to parse.
+    if Sandbox::entered() {
+        Sandbox::enter()?;
+    }
     match Cli::parse().command {
         Subcommands::Compare(options) => compare(&options),
         Subcommands::Instructions(options) => instructions::run(&options),
+        Subcommands::Demand(options) => ondemand::run(&options),
         Subcommands::Scale(options) => scale::run(&options),
     }
 }

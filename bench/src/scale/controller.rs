@@ -27,22 +27,22 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// How to start one.
-pub(super) struct Start<'a> {
-    pub(super) program: &'a Path,
+pub(crate) struct Start<'a> {
+    pub(crate) program: &'a Path,
     /// Where its objects come from.
-    pub(super) arguments: Vec<OsString>,
-    pub(super) environment: Vec<(&'static str, OsString)>,
+    pub(crate) arguments: Vec<OsString>,
+    pub(crate) environment: Vec<(&'static str, OsString)>,
     /// What it writes goes here.
-    pub(super) log: PathBuf,
-    pub(super) cores: Cores,
+    pub(crate) log: PathBuf,
+    pub(crate) cores: Cores,
     /// The most memory that it may have, in bytes.
-    pub(super) memory: u64,
+    pub(crate) memory: u64,
 }
 
 /// One that runs.
-pub(super) struct Controller {
+pub(crate) struct Controller {
     child: Child,
-    pub(super) xds: SocketAddr,
+    pub(crate) xds: SocketAddr,
     health: SocketAddr,
     log: PathBuf,
     /// `None`: this machine does not let us bound it.
@@ -51,12 +51,12 @@ pub(super) struct Controller {
 
 /// What a process has used.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Usage {
+pub(crate) struct Usage {
     /// CPU seconds.
-    pub(super) cpu: f64,
+    pub(crate) cpu: f64,
     /// Resident bytes now, and the most there were.
-    pub(super) memory: u64,
-    pub(super) peak: u64,
+    pub(crate) memory: u64,
+    pub(crate) peak: u64,
 }
 
 impl Controller {
@@ -64,7 +64,7 @@ impl Controller {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub(super) fn start(start: Start<'_>) -> anyhow::Result<Self> {
+    pub(crate) fn start(start: Start<'_>) -> anyhow::Result<Self> {
         let [xds, health, injector, validator] =
             weir_testbed::free_ports()?.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         let log = fs::File::create(&start.log)?;
@@ -107,7 +107,7 @@ impl Controller {
         })
     }
 
-    pub(super) fn is_bounded(&self) -> bool {
+    pub(crate) fn is_bounded(&self) -> bool {
         self.bound.is_some()
     }
 
@@ -115,7 +115,7 @@ impl Controller {
     ///
     /// # Errors
     /// When its control group is gone.
-    pub(super) fn unbind(&self) -> anyhow::Result<()> {
+    pub(crate) fn unbind(&self) -> anyhow::Result<()> {
         Ok(self.bound.as_ref().map_or(Ok(()), Bound::lift)?)
     }
 
@@ -123,7 +123,7 @@ impl Controller {
     ///
     /// # Errors
     /// When it ends, or takes too long.
-    pub(super) async fn ready(&mut self) -> anyhow::Result<()> {
+    pub(crate) async fn ready(&mut self) -> anyhow::Result<()> {
         let until = Instant::now() + START;
         loop {
             self.alive()?;
@@ -137,7 +137,7 @@ impl Controller {
 
     /// # Errors
     /// When it has ended, with the last that it wrote.
-    pub(super) fn alive(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn alive(&mut self) -> anyhow::Result<()> {
         let ended = self.child.try_wait()?;
         let Some(status) = ended else { return Ok(()) };
         let log = fs::read_to_string(&self.log).unwrap_or_default();
@@ -147,7 +147,7 @@ impl Controller {
 
     /// # Errors
     /// When it is gone.
-    pub(super) fn usage(&self) -> anyhow::Result<Usage> {
+    pub(crate) fn usage(&self) -> anyhow::Result<Usage> {
         let read = |name| {
             let path = format!("/proc/{}/{name}", self.child.id());
             fs::read_to_string(path).context("the controller is gone")
@@ -177,7 +177,7 @@ impl Controller {
     ///
     /// # Errors
     /// When the metrics cannot be read.
-    pub(super) async fn metric(&self, name: &str) -> anyhow::Result<f64> {
+    pub(crate) async fn metric(&self, name: &str) -> anyhow::Result<f64> {
         let (status, text) = self.get("/metrics").await?;
         ensure!(status == 200, "the controller's metrics answer {status}");
         let values = text.lines().filter_map(|line| {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{layout::Layout, manifests};
 
 /// A directory that a controller watches.
-pub(super) struct Files {
+pub(crate) struct Files {
     directory: PathBuf,
 }
 
@@ -20,14 +20,14 @@ impl Files {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub(super) fn new(directory: PathBuf) -> anyhow::Result<Self> {
+    pub(crate) fn new(directory: PathBuf) -> anyhow::Result<Self> {
         fs::create_dir(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
         let files = Self { directory };
         files.put("mesh", &[manifests::mesh_config()])?;
         Ok(files)
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.directory
     }
 
@@ -35,7 +35,7 @@ impl Files {
     ///
     /// # Errors
     /// When a file cannot be written.
-    pub(super) fn add(&self, layout: &Layout) -> anyhow::Result<()> {
+    pub(crate) fn add(&self, layout: &Layout) -> anyhow::Result<()> {
         let namespaces: Vec<Value> = layout
             .namespaces()
             .map(|name| manifests::namespace(&name))
@@ -54,7 +54,7 @@ impl Files {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub(super) fn change(&self, layout: &Layout, service: usize, first_is_ready: bool) -> anyhow::Result<()> {
+    pub(crate) fn change(&self, layout: &Layout, service: usize, first_is_ready: bool) -> anyhow::Result<()> {
         let slice = manifests::slice(layout, service, first_is_ready);
         self.put(&layout.service_name(service), &[slice])
     }

@@ -3,100 +3,100 @@
 use std::{net::Ipv4Addr, sync::Arc};
 
 /// The port of every service.
-pub(super) const PORT: u16 = 80;
+pub(crate) const PORT: u16 = 80;
 /// The port of every app.
-pub(super) const APP_PORT: u16 = 8080;
+pub(crate) const APP_PORT: u16 = 8080;
 const NAMESPACES: usize = 10;
 
 /// A part of the mesh. Parts with different names share nothing.
 #[derive(Clone, Debug)]
-pub(super) struct Layout {
+pub(crate) struct Layout {
     /// Starts every name.
-    pub(super) name: &'static str,
+    pub(crate) name: &'static str,
     /// Pods of parts before this one, and services.
-    pub(super) before: (usize, usize),
-    pub(super) pods: usize,
-    pub(super) services: usize,
+    pub(crate) before: (usize, usize),
+    pub(crate) pods: usize,
+    pub(crate) services: usize,
     /// Pods of an app, and so endpoints of a service.
-    pub(super) endpoints: usize,
+    pub(crate) endpoints: usize,
     /// Services that an app uses.
-    pub(super) uses: usize,
+    pub(crate) uses: usize,
 }
 
 impl Layout {
-    pub(super) fn apps(&self) -> usize {
+    pub(crate) fn apps(&self) -> usize {
         self.pods.div_ceil(self.endpoints).max(1)
     }
 
     /// The app that a pod is of.
-    pub(super) fn app_of_pod(&self, pod: usize) -> usize {
+    pub(crate) fn app_of_pod(&self, pod: usize) -> usize {
         pod / self.endpoints
     }
 
     /// The app that a service leads to.
-    pub(super) fn app_of_service(&self, service: usize) -> usize {
+    pub(crate) fn app_of_service(&self, service: usize) -> usize {
         service % self.apps()
     }
 
-    pub(super) fn pods_of(&self, app: usize) -> std::ops::Range<usize> {
+    pub(crate) fn pods_of(&self, app: usize) -> std::ops::Range<usize> {
         let first = app * self.endpoints;
         first.min(self.pods)..(first + self.endpoints).min(self.pods)
     }
 
-    pub(super) fn services_of(&self, app: usize) -> impl Iterator<Item = usize> {
+    pub(crate) fn services_of(&self, app: usize) -> impl Iterator<Item = usize> {
         (app..self.services).step_by(self.apps())
     }
 
     /// The services that an app uses, spread so that each has the same number of users.
-    pub(super) fn used_by(&self, app: usize) -> impl Iterator<Item = usize> + use<> {
+    pub(crate) fn used_by(&self, app: usize) -> impl Iterator<Item = usize> + use<> {
         let (services, uses) = (self.services, self.uses.min(self.services));
         (0..uses).map(move |nth| (app + nth * services / uses) % services)
     }
 
     /// The apps that use a service, and the pods of these.
-    pub(super) fn users_of(&self, service: usize) -> (Vec<usize>, usize) {
+    pub(crate) fn users_of(&self, service: usize) -> (Vec<usize>, usize) {
         let uses = |app: &usize| self.used_by(*app).any(|used| used == service);
         let apps: Vec<usize> = (0..self.apps()).filter(uses).collect();
         let pods = apps.iter().map(|app| self.pods_of(*app).len()).sum();
         (apps, pods)
     }
 
-    pub(super) fn namespaces(&self) -> impl Iterator<Item = String> {
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = String> {
         (0..NAMESPACES.min(self.apps())).map(|app| self.namespace(app))
     }
 
-    pub(super) fn namespace(&self, app: usize) -> String {
+    pub(crate) fn namespace(&self, app: usize) -> String {
         format!("{}-team-{}", self.name, app % NAMESPACES)
     }
 
     /// The name of an app and of its ServiceAccount.
-    pub(super) fn app_name(&self, app: usize) -> String {
+    pub(crate) fn app_name(&self, app: usize) -> String {
         format!("{}-app-{app:05}", self.name)
     }
 
-    pub(super) fn pod_name(&self, pod: usize) -> String {
+    pub(crate) fn pod_name(&self, pod: usize) -> String {
         format!("{}-{pod:06}", self.app_name(self.app_of_pod(pod)))
     }
 
-    pub(super) fn pod_uid(&self, pod: usize) -> String {
+    pub(crate) fn pod_uid(&self, pod: usize) -> String {
         format!("00000000-0000-4000-8000-{:012x}", self.before.0 + pod)
     }
 
-    pub(super) fn pod_ip(&self, pod: usize) -> Ipv4Addr {
+    pub(crate) fn pod_ip(&self, pod: usize) -> Ipv4Addr {
         address(Ipv4Addr::new(10, 1, 0, 0), self.before.0 + pod)
     }
 
-    pub(super) fn service_name(&self, service: usize) -> String {
+    pub(crate) fn service_name(&self, service: usize) -> String {
         format!("{}-svc-{service:05}", self.name)
     }
 
-    pub(super) fn cluster_ip(&self, service: usize) -> Ipv4Addr {
+    pub(crate) fn cluster_ip(&self, service: usize) -> Ipv4Addr {
         // The range that the API server gives addresses from; 0.1 is its own.
         address(Ipv4Addr::new(10, 96, 1, 0), self.before.1 + service)
     }
 
     /// The names of its listener, and of its routes, cluster and endpoints.
-    pub(super) fn resources_of(&self, service: usize) -> (Arc<str>, Arc<str>) {
+    pub(crate) fn resources_of(&self, service: usize) -> (Arc<str>, Arc<str>) {
         let namespace = self.namespace(self.app_of_service(service));
         let name = self.service_name(service);
         (
