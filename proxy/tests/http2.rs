@@ -109,3 +109,26 @@ async fn a_grpc_client_reads_a_refusal_as_a_status() {
     assert_eq!(response.headers()["grpc-status"], "14");
     assert_eq!(response.headers()["x-weir-reason"], "connect_failed");
 }
+
+#[tokio::test]
+async fn bodies_larger_than_the_windows_pass() {
+    let pair = Pair::start().await;
+    let address = pair.http;
+    serve(pair);
+    let mut sender = client(address).await;
+    let (upload, request) = call();
+    let response = soon(sender.send_request(request)).await.unwrap();
+    let sent = 6 * 1024 * 1024;
+    for data in [vec![b'a'; sent / 2], vec![b'b'; sent / 2]] {
+        upload.unbounded_send(Ok(Frame::data(data.into()))).unwrap();
+    }
+    drop(upload);
+    let echoed = soon(response.into_body().collect()).await.unwrap();
+    assert_eq!(echoed.trailers().unwrap()["grpc-status"], "0");
+    let echoed = echoed.to_bytes();
+    assert_eq!(echoed.len(), sent);
+    assert!(
+        echoed[..sent / 2].iter().all(|byte| *byte == b'a')
+            && echoed[sent / 2..].iter().all(|byte| *byte == b'b')
+    );
+}

@@ -2,11 +2,12 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
+use h2::{Reason, RecvStream};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -33,6 +34,12 @@ enum Kind {
         incoming: Incoming,
         lease: Option<Lease>,
     },
+    Stream {
+        stream: RecvStream,
+        /// Trailers may still come.
+        data_done: bool,
+        lease: Option<Lease>,
+    },
     Repeated(Repeated),
 }
 
@@ -42,6 +49,9 @@ pub enum BodyError {
     /// The connection it came over failed.
     #[error(transparent)]
     Http(#[from] hyper::Error),
+    /// The HTTP/2 stream it came over did.
+    #[error("the stream broke off: {0}")]
+    Http2(#[source] h2::Error),
     /// It was not complete within the route's timeout.
     #[error("the response was not complete within the route's timeout")]
     Timeout,
@@ -85,6 +95,15 @@ impl Body {
         })
     }
 
+    /// What comes over a stream of a shared HTTP/2 connection.
+    pub(crate) fn stream(stream: RecvStream, lease: Lease) -> Self {
+        Self::of(Kind::Stream {
+            stream,
+            data_done: false,
+            lease: Some(lease),
+        })
+    }
+
     /// One try of a request.
     pub(super) fn repeated(repeated: Repeated) -> Self {
         Self::of(Kind::Repeated(repeated))
@@ -121,7 +140,7 @@ impl Body {
     /// Takes what the body holds of its connection; whoever has it now ends it.
     pub fn take_lease(&mut self) -> Option<Lease> {
         match &mut self.kind {
-            Kind::Leased { lease, .. } => lease.take(),
+            Kind::Leased { lease, .. } | Kind::Stream { lease, .. } => lease.take(),
             _ => None,
         }
     }
@@ -141,6 +160,9 @@ impl http_body::Body for Body {
             Kind::Incoming(incoming) | Kind::Leased { incoming, .. } => {
                 Pin::new(incoming).poll_frame(cx).map_err(BodyError::Http)
             }
+            Kind::Stream {
+                stream, data_done, ..
+            } => poll_stream(stream, data_done, cx),
             Kind::Repeated(repeated) => repeated.poll_frame(cx),
         };
         match &mut body.watch {
@@ -153,6 +175,7 @@ impl http_body::Body for Body {
         match &self.kind {
             Kind::Full(bytes) => bytes.is_none(),
             Kind::Incoming(incoming) | Kind::Leased { incoming, .. } => incoming.is_end_stream(),
+            Kind::Stream { stream, .. } => stream.is_end_stream(),
             Kind::Repeated(repeated) => repeated.is_end_stream(),
         }
     }
@@ -161,7 +184,37 @@ impl http_body::Body for Body {
         match &self.kind {
             Kind::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Kind::Incoming(incoming) | Kind::Leased { incoming, .. } => incoming.size_hint(),
+            // Its length, where it is known, is in the response's head.
+            Kind::Stream { stream, .. } if stream.is_end_stream() => SizeHint::with_exact(0),
+            Kind::Stream { .. } => SizeHint::default(),
             Kind::Repeated(repeated) => repeated.size_hint(),
         }
     }
+}
+
+/// The next frame of a stream: data, then perhaps trailers. That the peer needs no more of the request
+/// (RFC 9113 §8.1) ends its response without harm.
+fn poll_stream(
+    stream: &mut RecvStream,
+    data_done: &mut bool,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    let ended = |error: h2::Error| {
+        let harmless = error.reason() == Some(Reason::NO_ERROR);
+        (!harmless).then_some(Err(BodyError::Http2(error)))
+    };
+    if !*data_done {
+        match ready!(stream.poll_data(cx)) {
+            Some(Ok(data)) => {
+                let _ = stream.flow_control().release_capacity(data.len());
+                return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
+            Some(Err(error)) => return Poll::Ready(ended(error)),
+            None => *data_done = true,
+        }
+    }
+    Poll::Ready(match ready!(stream.poll_trailers(cx)) {
+        Ok(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
+        Err(error) => ended(error),
+    })
 }

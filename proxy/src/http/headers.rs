@@ -18,25 +18,53 @@ const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-clie
 
 /// Removes what belongs to one connection only. `TE: trailers`, which gRPC needs, goes through.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    // To look at the names there are costs less than to look up those that seldom are.
+    let (mut found, mut te) = (false, false);
+    for name in headers.keys() {
+        te |= *name == TE;
+        found |= is_hop_by_hop(name);
+    }
+    if te {
+        strip_te(headers);
+    }
+    if !found {
+        return;
+    }
     if headers.contains_key(CONNECTION) {
         strip_named(headers);
-    }
-    if headers.contains_key(TE) {
-        let trailers = headers.get_all(TE).iter().any(|value| {
-            value
-                .to_str()
-                .is_ok_and(|text| text.to_ascii_lowercase().contains("trailers"))
-        });
-        headers.remove(TE);
-        if trailers {
-            headers.insert(TE, HeaderValue::from_static("trailers"));
-        }
     }
     headers.remove(TRANSFER_ENCODING);
     headers.remove(UPGRADE);
     headers.remove(KEEP_ALIVE);
     headers.remove(PROXY_CONNECTION);
     headers.remove(CLIENT_CERTIFICATE);
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    *name == CONNECTION
+        || *name == TRANSFER_ENCODING
+        || *name == UPGRADE
+        || matches!(
+            name.as_str(),
+            "keep-alive" | "proxy-connection" | "x-forwarded-client-cert"
+        )
+}
+
+/// Leaves `trailers` of it, if that is there.
+fn strip_te(headers: &mut HeaderMap) {
+    let mut values = headers.get_all(TE).iter();
+    if values.next().is_some_and(|value| value == "trailers") && values.next().is_none() {
+        return;
+    }
+    let trailers = headers.get_all(TE).iter().any(|value| {
+        value
+            .to_str()
+            .is_ok_and(|text| text.to_ascii_lowercase().contains("trailers"))
+    });
+    headers.remove(TE);
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
 }
 
 /// Removes `Connection` and the fields that it names.
@@ -168,5 +196,65 @@ mod tests {
         strip_hop_by_hop(&mut headers);
         assert!(!headers.contains_key("x-forwarded-client-cert"));
         assert!(headers.contains_key("x-other"));
+    }
+    #[test]
+    fn what_belongs_to_a_connection_goes_no_further() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "x-mine, te"),
+            ("x-mine", "1"),
+            ("te", "gzip, trailers"),
+            ("transfer-encoding", "chunked"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "close"),
+            ("upgrade", "h2c"),
+            ("x-other", "kept"),
+        ] {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        strip_hop_by_hop(&mut headers);
+        let mut left: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value))
+            .collect();
+        left.sort();
+        assert_eq!(
+            left,
+            [
+                ("te", &HeaderValue::from_static("trailers")),
+                ("x-other", &HeaderValue::from_static("kept"))
+            ]
+        );
+        for alone in [
+            "transfer-encoding",
+            "keep-alive",
+            "proxy-connection",
+            "upgrade",
+            "connection",
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(HeaderName::from_static(alone), HeaderValue::from_static("x"));
+            strip_hop_by_hop(&mut headers);
+            assert!(headers.is_empty(), "{alone}");
+        }
+    }
+
+    #[test]
+    fn of_te_only_trailers_goes_through() {
+        for (values, left) in [
+            (&["trailers"][..], Some("trailers")),
+            (&["Trailers;q=1"], Some("trailers")),
+            (&["trailers", "gzip"], Some("trailers")),
+            (&["gzip"], None),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(TE, HeaderValue::from_static(value));
+            }
+            strip_hop_by_hop(&mut headers);
+            let te: Vec<_> = headers.get_all(TE).iter().collect();
+            let wanted: Vec<_> = left.into_iter().map(HeaderValue::from_static).collect();
+            assert_eq!(te, wanted.iter().collect::<Vec<_>>());
+        }
     }
 }

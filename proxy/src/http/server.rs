@@ -197,11 +197,12 @@ pub async fn serve(io: Metered<Io>, session: Arc<Session>, codec: Codec) -> Resu
         Codec::Http2 => true,
     };
     let serving = session.clone();
-    let service = service_fn(move |request| respond(serving.clone(), request));
     let drain = session.context.drain.clone();
     let io = TokioIo::new(io);
     if http2 {
         let finishing = drain.finishing(session.direction);
+        // Apart, since each request becomes a task of its own, and its future would be moved several times.
+        let service = service_fn(move |request| Box::pin(respond(serving.clone(), request)));
         let connection = pin!(http2_builder().serve_connection(io, service));
         finish(connection, finishing, session.withdrawn(), |connection| {
             connection.graceful_shutdown()
@@ -209,6 +210,7 @@ pub async fn serve(io: Metered<Io>, session: Arc<Session>, codec: Codec) -> Resu
         .await?;
     } else {
         let finishing = drain.cutting(session.direction);
+        let service = service_fn(move |request| respond(serving.clone(), request));
         let connection = pin!(
             http1_builder(limit.filter(|_| session.peer.is_none()))
                 .serve_connection(io, service)

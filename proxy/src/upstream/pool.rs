@@ -14,10 +14,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Request, Response};
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::{Method, Request, Response};
 use hyper::{
     body::Incoming,
-    client::conn::{TrySendError, http1, http2},
+    client::conn::{TrySendError, http1},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
@@ -27,11 +29,16 @@ use super::{
     usage::{Kind, Permit},
 };
 use crate::{
-    http::{Body, limits},
+    http::{Body, BodyError, limits},
     reason::Reason,
     retry::Failure,
 };
+use http2::{Shared, Stream, Unanswered};
 
+mod http2;
+
+/// Further connections for a request of which nothing was sent, since the one taken was about to end.
+const ANOTHER_CONNECTION: u32 = 3;
 /// Requests at a time on one HTTP/2 connection.
 const STREAMS: usize = 100;
 /// A pooled connection idle for longer is not used again: the peer may be about to close it.
@@ -49,6 +56,12 @@ pub enum SendError {
     /// The connection broke, or what came back is not HTTP.
     #[error("the endpoint gave no response: {0}")]
     Http(#[from] hyper::Error),
+    /// The same over HTTP/2.
+    #[error("the endpoint gave no response: {0}")]
+    Http2(#[from] h2::Error),
+    /// The request's own body broke off.
+    #[error("the request broke off: {0}")]
+    Body(#[source] BodyError),
 }
 
 impl SendError {
@@ -59,30 +72,32 @@ impl SendError {
             Self::Overflow(_) => Reason::Overflow,
             Self::Http(error) if error.is_parse() => Reason::UpstreamProtocol,
             Self::Http(error) if error.is_user() => Reason::ClientReset,
-            Self::Http(_) => Reason::UpstreamReset,
+            Self::Http(_) | Self::Http2(_) => Reason::UpstreamReset,
+            Self::Body(_) => Reason::ClientReset,
         }
     }
 
     /// Whether the connection broke before a response; what came back, if anything, was no nonsense.
     pub fn broke(&self) -> bool {
-        matches!(self, Self::Http(error) if !error.is_parse() && !error.is_user())
+        match self {
+            Self::Http(error) => !error.is_parse() && !error.is_user(),
+            Self::Http2(_) => true,
+            Self::Connect(_) | Self::Overflow(_) | Self::Body(_) => false,
+        }
     }
 
     /// What it says about the endpoint; `None`: nothing, the fault is on our side.
     pub fn failure(&self) -> Option<Failure> {
         match self {
             Self::Connect(_) => Some(Failure::Connect),
-            Self::Overflow(_) => None,
+            Self::Overflow(_) | Self::Body(_) => None,
             Self::Http(error) if error.is_user() => None,
-            Self::Http(error) if is_refused(error) => Some(Failure::RefusedStream),
-            Self::Http(_) => Some(Failure::Reset),
+            Self::Http2(error) if error.reason() == Some(h2::Reason::REFUSED_STREAM) => {
+                Some(Failure::RefusedStream)
+            }
+            Self::Http(_) | Self::Http2(_) => Some(Failure::Reset),
         }
     }
-}
-
-fn is_refused(error: &hyper::Error) -> bool {
-    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
-    cause.is_some_and(|cause| cause.reason() == Some(h2::Reason::REFUSED_STREAM))
 }
 
 #[derive(Default)]
@@ -103,13 +118,6 @@ struct Idle {
 /// An HTTP/1 connection.
 struct Http1 {
     sender: http1::SendRequest<Body>,
-    /// Requests sent over it.
-    used: u32,
-}
-
-struct Shared {
-    sender: http2::SendRequest<Body>,
-    streams: Arc<AtomicUsize>,
     /// Requests sent over it.
     used: u32,
 }
@@ -136,27 +144,6 @@ impl Drop for Open {
     }
 }
 
-/// Counts as one request on an HTTP/2 connection while it lives.
-struct Stream(Arc<AtomicUsize>);
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Shared {
-    fn begin(&mut self) -> (http2::SendRequest<Body>, Stream) {
-        self.streams.fetch_add(1, Ordering::Relaxed);
-        self.used = self.used.saturating_add(1);
-        (self.sender.clone(), Stream(self.streams.clone()))
-    }
-
-    fn load(&self) -> usize {
-        self.streams.load(Ordering::Relaxed)
-    }
-}
-
 impl Pool {
     pub(super) fn retire(&self) {
         self.retired.store(true, Ordering::Release);
@@ -171,7 +158,7 @@ impl Pool {
             idle.shrink_to_fit();
         }
         drop(idle);
-        self.http2.lock().retain(|shared| !shared.sender.is_closed());
+        self.http2.lock().retain(|shared| !shared.is_closed());
     }
 
     fn take(&self) -> Option<Http1> {
@@ -194,9 +181,9 @@ impl Pool {
 
     /// A connection with room for one more request; `crowded`: one of any load. One that has served as many
     /// requests as it may is not kept.
-    fn share(&self, limit: Option<u32>, crowded: bool) -> Option<(http2::SendRequest<Body>, Stream)> {
+    fn share(&self, limit: Option<u32>, crowded: bool) -> Option<(SendRequest<Bytes>, Stream)> {
         let mut pooled = self.http2.lock();
-        pooled.retain(|shared| !shared.sender.is_closed());
+        pooled.retain(|shared| !shared.is_closed());
         let free = if crowded {
             let load = |index: &usize| pooled.get(*index).map(Shared::load);
             (0..pooled.len()).min_by_key(load)
@@ -221,6 +208,8 @@ pub struct Lease {
 enum Connection {
     Http1(Option<Http1>),
     Http2(#[expect(dead_code, reason = "counts while it lives")] Stream),
+    /// Of this request alone.
+    Tunnel,
 }
 
 impl Lease {
@@ -299,10 +288,13 @@ impl InFlight {
         connector: &Connector,
         mut request: Request<Body>,
     ) -> Result<Response<Body>, SendError> {
-        let mut retried = false;
+        if request.method() == Method::CONNECT {
+            return Box::pin(self.tunnel(connector, request)).await;
+        }
+        let mut left = ANOTHER_CONNECTION;
         loop {
             let per_connection = self.endpoint().cluster().limits.requests_per_connection;
-            let (mut sender, stream) = match self.endpoint().pool.share(per_connection, false) {
+            let (sender, stream) = match self.endpoint().pool.share(per_connection, false) {
                 Some(shared) => shared,
                 None => match Box::pin(self.endpoint().http2(connector)).await {
                     Ok(begun) => begun,
@@ -312,24 +304,55 @@ impl InFlight {
                     }
                 },
             };
-            match sender.try_send_request(request).await {
-                Ok(response) => return Ok(self.leased(response, Connection::Http2(stream))),
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) if !retried => {
-                        request = unsent;
-                        retried = true;
-                    }
-                    _ => return Err(error.into_error().into()),
-                },
+            match http2::send(sender, &stream, request).await {
+                Ok(response) => {
+                    let lease = self.lease(Connection::Http2(stream));
+                    return Ok(response.map(|stream| Body::stream(stream, lease)));
+                }
+                Err(Unanswered::Unsent(unsent, _)) if left > 0 => {
+                    request = *unsent;
+                    left -= 1;
+                }
+                Err(Unanswered::Unsent(unsent, error)) => {
+                    unsent.into_body().discard();
+                    return Err(error.into());
+                }
+                Err(Unanswered::Sent(error)) => return Err(error),
             }
         }
     }
 
-    fn leased(self, response: Response<Incoming>, connection: Connection) -> Response<Body> {
-        let lease = Lease {
+    /// Sends a CONNECT over an HTTP/2 connection of its own: what passes then is no stream of messages.
+    async fn tunnel(
+        self,
+        connector: &Connector,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, SendError> {
+        let open = self.endpoint().room().await;
+        let io = connector.connect(self.endpoint(), Purpose::Http).await?;
+        let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(limits::STREAM_WINDOW)
+            .initial_connection_window_size(limits::CONNECTION_WINDOW)
+            .max_header_list_size(limits::HEADER_LIST_BYTES)
+            .handshake(TokioIo::new(io))
+            .await?;
+        tokio::spawn(async move {
+            let _ = connection.await;
+            drop(open);
+        });
+        let response = sender.send_request(request).await?;
+        Ok(self.leased(response, Connection::Tunnel))
+    }
+
+    fn lease(self, connection: Connection) -> Lease {
+        Lease {
             in_flight: self,
             connection,
-        };
+        }
+    }
+
+    fn leased(self, response: Response<Incoming>, connection: Connection) -> Response<Body> {
+        let lease = self.lease(connection);
         response.map(|incoming| Body::leased(incoming, lease))
     }
 }
@@ -396,8 +419,20 @@ impl Endpoint {
         Ok(Http1 { sender, used: 0 })
     }
 
+    /// Waits for room for one more connection.
+    async fn room(&self) -> Open {
+        loop {
+            let mut freed = pin!(self.usage.freed.notified());
+            freed.as_mut().enable();
+            if let Some(open) = self.admit() {
+                return open;
+            }
+            freed.await;
+        }
+    }
+
     /// A stream on an HTTP/2 connection, a new one where those there are full.
-    async fn http2(&self, connector: &Connector) -> Result<(http2::SendRequest<Body>, Stream), SendError> {
+    async fn http2(&self, connector: &Connector) -> Result<(SendRequest<Bytes>, Stream), SendError> {
         let breaker = &self.cluster().limits;
         let per_connection = breaker.requests_per_connection;
         let _pending = self.usage.take(Kind::Pending, breaker)?;
@@ -417,21 +452,7 @@ impl Endpoint {
             freed.await;
         };
         let io = connector.connect(self, Purpose::Http).await?;
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-            .initial_stream_window_size(limits::STREAM_WINDOW)
-            .initial_connection_window_size(limits::CONNECTION_WINDOW)
-            .max_header_list_size(limits::HEADER_LIST_BYTES)
-            .handshake(TokioIo::new(io))
-            .await?;
-        tokio::spawn(async move {
-            let _ = connection.await;
-            drop(open);
-        });
-        let mut shared = Shared {
-            sender,
-            streams: Arc::default(),
-            used: 0,
-        };
+        let mut shared = Shared::open(io, open).await?;
         let begun = shared.begin();
         let spent = per_connection.is_some_and(|limit| shared.used >= limit);
         if !spent && !self.pool.retired.load(Ordering::Acquire) {

@@ -17,6 +17,7 @@ struct Server {
     address: SocketAddr,
     accepted: Arc<AtomicUsize>,
     permits: Arc<Semaphore>,
+    connections: Arc<Mutex<Vec<tokio::task::AbortHandle>>>,
 }
 
 impl Server {
@@ -26,8 +27,10 @@ impl Server {
             address: listener.local_addr().unwrap(),
             accepted: Arc::default(),
             permits: Arc::new(Semaphore::new(0)),
+            connections: Arc::default(),
         };
         let (accepted, permits) = (server.accepted.clone(), server.permits.clone());
+        let connections = server.connections.clone();
         tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
@@ -41,12 +44,13 @@ impl Server {
                     }
                 });
                 let io = TokioIo::new(stream);
-                if http2 {
+                let served = if http2 {
                     let builder = conn::http2::Builder::new(TokioExecutor::new());
-                    tokio::spawn(builder.serve_connection(io, service));
+                    tokio::spawn(builder.serve_connection(io, service)).abort_handle()
                 } else {
-                    tokio::spawn(conn::http1::Builder::new().serve_connection(io, service));
-                }
+                    tokio::spawn(conn::http1::Builder::new().serve_connection(io, service)).abort_handle()
+                };
+                connections.lock().push(served);
             }
         });
         server
@@ -223,6 +227,35 @@ async fn a_burst_over_http2_shares_one_connection() {
         read(asked).await;
     }
     assert_eq!(server.accepted(), 1);
+}
+
+#[tokio::test]
+async fn an_http2_connection_ends_when_no_one_uses_it() {
+    let server = Server::start(true).await;
+    server.permits.add_permits(2);
+    let endpoint = server.endpoint(Limits::default(), &Arc::default());
+    let response = soon(ask(&endpoint, true)).await.unwrap().unwrap();
+    endpoint.retire();
+    assert_eq!(endpoint.pool.open.load(Ordering::SeqCst), 1);
+    let body = soon(response.into_body().collect()).await.unwrap();
+    assert_eq!(body.to_bytes(), "ok");
+    until(|| endpoint.pool.open.load(Ordering::SeqCst) == 0).await;
+}
+
+#[tokio::test]
+async fn a_request_that_found_its_http2_connection_closed_takes_another() {
+    let server = Server::start(true).await;
+    let endpoint = server.endpoint(Limits::default(), &Arc::default());
+    for round in 1..=3 {
+        server.permits.add_permits(1);
+        read(ask(&endpoint, true)).await;
+        assert_eq!(server.accepted(), round);
+        let served = server.connections.lock().pop().unwrap();
+        served.abort();
+        until(|| served.is_finished()).await;
+        until(|| endpoint.pool.open.load(Ordering::SeqCst) == 0).await;
+        assert!(endpoint.pool.share(None, false).is_none());
+    }
 }
 
 #[tokio::test]
