@@ -281,7 +281,9 @@ impl Pause {
         }
         let doubled = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10));
         self.failures = self.failures.saturating_add(1);
-        doubled.mul_f64(0.8 + 0.4 * chance).min(LONGEST_PAUSE)
+        // Proxies that fail together come back one by one, at the longest pause too.
+        let longest = LONGEST_PAUSE.mul_f64(0.5 + 0.5 * chance);
+        doubled.mul_f64(0.8 + 0.4 * chance).min(longest)
     }
 
     fn reset(&mut self) {
