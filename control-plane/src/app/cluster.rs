@@ -96,8 +96,8 @@ async fn serve(
         verifier: Arc::new(TokenReviews::new(client.clone())),
     };
     // Before the replica is ready: the API server's calls then wait in the queue for the few moments until they are served.
-    let injector_listener = bind(args.injector_address, "--injector-address").await?;
-    let validator_listener = bind(args.validator_address, "--validator-address").await?;
+    let injector_listener = bind(args.injector_address, "--injector-address")?;
+    let validator_listener = bind(args.validator_address, "--validator-address")?;
     let app = App::start(args, admin.clone(), authority, snapshots.clone(), end.clone()).await?;
     let native = minor(&version.minor).is_some_and(|minor| minor >= NATIVE_SIDECARS);
     let webhooks = Webhooks {

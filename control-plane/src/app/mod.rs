@@ -6,7 +6,12 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use prometheus_client::registry::Registry;
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::watch,
+    task::JoinHandle,
+    time::timeout,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::Server;
 use tracing::{error, info, warn};
@@ -24,6 +29,8 @@ use crate::{
 
 /// How long streams get to end before the process does.
 const GRACE: Duration = Duration::from_secs(1);
+/// Connections that wait to be accepted: thousands of proxies may lose their controller together.
+const BACKLOG: u32 = 4096;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A proxy needs one stream and now and then a signature.
@@ -130,7 +137,7 @@ impl App {
         let hub = Arc::new(Hub::new(first, issuer.trust().borrow().clone(), metrics.clone()));
         admin.show(hub.clone());
 
-        let listener = bind(args.xds_address, "--xds-address").await?;
+        let listener = bind(args.xds_address, "--xds-address")?;
         let xds_address = listener.local_addr()?;
         info!(%xds_address, health_address = %admin.address, "serving");
 
@@ -231,10 +238,18 @@ async fn follow(
     }
 }
 
-async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| cannot_listen(address, flag))
+fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    let listen = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4(),
+            SocketAddr::V6(_) => TcpSocket::new_v6(),
+        }?;
+        // A controller that restarts finds its port in TIME_WAIT.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().with_context(|| cannot_listen(address, flag))
 }
 
 fn cannot_listen(address: SocketAddr, flag: &str) -> String {
