@@ -2,7 +2,13 @@
 //!
 //! `UPDATE_GOLDEN=1` writes the files anew; read the difference before you commit it.
 
-use std::{collections::BTreeMap, fs, path::Path, process::Command, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    process::Command,
+    sync::Arc,
+};
 
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use serde_json::{Value, json};
@@ -57,6 +63,9 @@ pub(crate) fn varied() -> Snapshot {
     snapshot
 }
 
+/// Where Envoy's certificate is in a pod.
+const SECRET_IN_POD: &str = "/var/run/weir/workload-cert.json";
+
 type Resources = BTreeMap<String, Value>;
 
 /// Every resource of a type that a wildcard subscriber or one by name gets, as JSON.
@@ -94,6 +103,13 @@ fn compare(file: &str, resources: &Resources) {
     assert_eq!(text, golden, "{file} differs");
 }
 
+/// The name that a cluster's endpoints have, when they come by name.
+fn endpoints_name(cluster: &Value) -> Option<String> {
+    let by_name = cluster.get("eds_cluster_config")?;
+    let name = by_name.get("service_name").or_else(|| cluster.get("name"))?;
+    name.as_str().map(str::to_owned)
+}
+
 /// References to routes by name, in document order.
 fn route_names(value: &Value, names: &mut Vec<String>) {
     match value {
@@ -118,11 +134,8 @@ async fn a_stock_envoy_gets_everything_as_written_and_accepts_it() {
         .saying_envoy();
     let clusters = take(&mut stream, ResourceType::Cluster, &[]).await;
     compare("clusters.json", &clusters);
-    let services: Vec<_> = clusters
-        .keys()
-        .filter(|name| name.contains('/'))
-        .cloned()
-        .collect();
+    let services: BTreeSet<_> = clusters.values().filter_map(endpoints_name).collect();
+    let services: Vec<_> = services.into_iter().collect();
     let endpoints = take(&mut stream, ResourceType::Endpoints, &services).await;
     compare("endpoints.json", &endpoints);
     let listeners = take(&mut stream, ResourceType::Listener, &[]).await;
@@ -136,24 +149,19 @@ async fn a_stock_envoy_gets_everything_as_written_and_accepts_it() {
     let routes = take(&mut stream, ResourceType::Route, &names).await;
     compare("routes.json", &routes);
 
-    let bootstrap = bootstrap(
-        &listeners,
-        &clusters,
-        &routes,
-        &certificate.chain[0],
-        &certificate.key.serialize_pem(),
-    );
-    accept_by_envoy(&bootstrap);
+    let secret = json!({"resources": [{
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+        "name": "workload-cert",
+        "tls_certificate": {
+            "certificate_chain": {"inline_string": certificate.chain[0]},
+            "private_key": {"inline_string": certificate.key.serialize_pem()},
+        },
+    }]});
+    accept_by_envoy(&bootstrap(&listeners, &clusters, &routes), &secret);
 }
 
 /// Routes stand inline in listeners of their own: RDS has no static form.
-fn bootstrap(
-    listeners: &Resources,
-    clusters: &Resources,
-    routes: &Resources,
-    chain: &str,
-    key: &str,
-) -> Value {
+fn bootstrap(listeners: &Resources, clusters: &Resources, routes: &Resources) -> Value {
     let holders = routes.iter().enumerate().map(|(n, (name, routes))| {
         let manager = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
         json!({
@@ -195,18 +203,18 @@ fn bootstrap(
         "static_resources": {
             "listeners": all,
             "clusters": static_clusters,
-            "secrets": [{"name": "workload-cert", "tls_certificate": {
-                "certificate_chain": {"inline_string": chain},
-                "private_key": {"inline_string": key},
-            }}],
         },
     })
 }
 
-fn accept_by_envoy(bootstrap: &Value) {
+fn accept_by_envoy(bootstrap: &Value, secret: &Value) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("bootstrap.json");
-    fs::write(&path, bootstrap.to_string()).unwrap();
+    let secret_path = directory.path().join("workload-cert.json");
+    fs::write(&secret_path, secret.to_string()).unwrap();
+    let text = bootstrap.to_string();
+    let text = text.replace(SECRET_IN_POD, &secret_path.display().to_string());
+    fs::write(&path, text).unwrap();
     let envoy = Command::new("envoy")
         .args(["--mode", "validate", "--log-level", "error", "-c"])
         .arg(&path)
