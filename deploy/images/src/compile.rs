@@ -28,6 +28,9 @@ pub fn compile(packages: &[&str]) -> anyhow::Result<BTreeMap<String, PathBuf>> {
             &format!("target.{triple}.rustflags=[\"-Ctarget-feature=+crt-static\"]"),
         ])
         .args(["--config", "profile.release.strip=\"symbols\""])
+        // A tenth smaller than with thin LTO, for minutes that only a release spends.
+        .args(["--config", "profile.release.lto=\"fat\""])
+        .args(["--config", "profile.release.codegen-units=1"])
         .status()
         .context("cannot start cargo")?;
     ensure!(status.success(), "cargo build failed ({status})");
