@@ -120,14 +120,6 @@ impl Targets {
         let index = route::pick(weights, self.turns.next())?;
         self.clusters.get(index).map(|(upstream, _)| upstream)
     }
-
-    /// One of them that has lost its last endpoint just now.
-    pub fn bereft(&self) -> Option<&Arc<Upstream>> {
-        let taken = self.clusters.iter().filter(|(_, weight)| *weight > 0);
-        taken
-            .map(|(upstream, _)| upstream)
-            .find(|upstream| upstream.bereft().is_some())
-    }
 }
 
 impl HttpChain {

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use crate::{
     admit::admit,
@@ -38,14 +38,6 @@ impl Opaque<'_> {
     /// Connects to an endpoint and copies until both sides are done, or until a changed policy forbids it.
     pub async fn forward(&self, mut client: Metered<Io>, tcp: &Tcp, targets: &Targets) -> (Reason, Copied) {
         let mut copied = Copied::default();
-        let settled = match self.context.upstreams.in_lull() {
-            true => self.settled(targets).await,
-            false => None,
-        };
-        let targets = match settled.as_ref().map(|chain| &chain.terminal) {
-            Some(Terminal::Tcp(_, targets)) => targets,
-            Some(Terminal::Http(_)) | None => targets,
-        };
         let mut endpoint = match self.connect(targets).await {
             Ok(endpoint) => endpoint,
             Err(reason) => {
@@ -74,43 +66,47 @@ impl Opaque<'_> {
         (reason, copied)
     }
 
-    /// The chain in force once none of the targets has lost its last endpoint just now, or it stays so; `None`: the
-    /// one that was chosen. A connection in the middle of a change that moves a service elsewhere waits for the rest.
-    async fn settled(&self, targets: &Targets) -> Option<Arc<Chain>> {
+    /// Chooses a cluster and its endpoint. A connection in the middle of a change that moves a service elsewhere waits
+    /// for the rest of it.
+    async fn choose(&self, targets: &Targets) -> Result<(Arc<Upstream>, Arc<Endpoint>), Reason> {
         let mut standing = self.assembly.watch();
-        let mut chosen: Option<Arc<Chain>> = None;
+        let mut latest: Option<Arc<Chain>> = None;
         loop {
-            let targets = match chosen.as_ref().map(|chain| &chain.terminal) {
+            let targets = match latest.as_ref().map(|chain| &chain.terminal) {
                 Some(Terminal::Tcp(_, targets)) => targets,
-                Some(Terminal::Http(_)) => return None,
+                Some(Terminal::Http(_)) => return Err(Reason::NoFilterChain),
                 None => targets,
             };
-            let Some(upstream) = targets.bereft().cloned() else {
-                return chosen;
+            let upstream = targets.next().ok_or(Reason::NoCluster)?;
+            let lack = match upstream.pick(self.facts.destination) {
+                Ok(endpoint) => return Ok((upstream.clone(), endpoint)),
+                Err(lack) => lack,
             };
-            let Some(until) = upstream.bereft() else {
-                return chosen;
+            let ended = match lack.until {
+                Some(until) => tokio::select! {
+                    changed = standing.changed() => changed.is_ok(),
+                    refilled = upstream.refilled(self.facts.destination, until) => refilled,
+                },
+                None => false,
             };
-            tokio::select! {
-                changed = standing.changed() => changed.ok()?,
-                Some(_) = upstream.another(self.facts.destination, &[], until) => {}
-                () = sleep_until(until) => return chosen,
+            if !ended {
+                return Err(lack.reason);
             }
-            let resolved = self.assembly.now().clone()?;
-            let chain = resolved.chain(chain::select(&resolved.listener, self.facts))?;
-            admit(&chain.model, self.facts, self.peer.as_deref()).ok()?;
-            chosen = Some(chain.clone());
+            let resolved = self.assembly.now().clone().ok_or(Reason::NoFilterChain)?;
+            let chain = resolved.chain(chain::select(&resolved.listener, self.facts));
+            let chain = chain.ok_or(Reason::NoFilterChain)?;
+            admit(&chain.model, self.facts, self.peer.as_deref()).map_err(|denied| denied.reason)?;
+            latest = Some(chain.clone());
         }
     }
 
     /// Connects to one endpoint after another: nothing was sent to one that cannot be reached.
     async fn connect(&self, targets: &Targets) -> Result<(Io, InFlight), Reason> {
-        let upstream = targets.next().ok_or(Reason::NoCluster)?;
-        let mut endpoint = upstream.pick(self.facts.destination)?;
+        let (upstream, mut endpoint) = self.choose(targets).await?;
         let mut tried = Vec::new();
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let error = match self.connect_to(upstream, &endpoint).await {
+            let error = match self.connect_to(&upstream, &endpoint).await {
                 Ok(connected) => return Ok(connected),
                 Err(reason) => reason,
             };

@@ -33,7 +33,10 @@ const ROUTES: &str = "routes";
 
 /// A server that answers every request with its name.
 async fn server(name: &'static str) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    serve(TcpListener::bind("127.0.0.1:0").await.unwrap(), name)
+}
+
+fn serve(listener: TcpListener, name: &'static str) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
@@ -68,9 +71,11 @@ struct Mesh {
 }
 
 impl Mesh {
-    /// The listener with its routes on their own, to be told of each state.
-    async fn start() -> Self {
-        let pair = Pair::start().await;
+    /// The listener with its routes on their own, to be told of each state. Until the first one is in force, requests
+    /// go to the server that is given too.
+    async fn start(before: &'static str) -> (Self, SocketAddr) {
+        let mut pair = Pair::start().await;
+        let application = serve(pair.take_application(), before);
         let listener = soon(pair.store.watch::<Listener>(LISTENER).answered())
             .await
             .unwrap();
@@ -91,11 +96,12 @@ impl Mesh {
         }
         pair.store.reserve::<RouteTable>(ROUTES);
         pair.store.publish(LISTENER, State::Ready(Arc::new(listener)));
-        Self {
+        let mesh = Self {
             pair,
             table: table.unwrap(),
             cluster: Cluster::clone(&cluster),
-        }
+        };
+        (mesh, application)
     }
 
     /// Says that these resources are yet to come.
@@ -220,11 +226,11 @@ impl Load {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_sees_the_whole_of_a_change_or_nothing_of_it() {
+    let (mesh, application) = Mesh::start("0-0").await;
     let servers = [
-        [server("0-0").await, server("0-1").await],
+        [application, server("0-1").await],
         [server("1-0").await, server("1-1").await],
     ];
-    let mesh = Mesh::start().await;
     let whole = |version: usize| Whole {
         clusters: [0, 1].map(|half| format!("v{version}-{half}")),
         servers: servers[version % 2],
@@ -267,11 +273,11 @@ async fn a_request_sees_the_whole_of_a_change_or_nothing_of_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn endpoints_that_go_before_the_routes_change_fail_no_request() {
+    let (mesh, application) = Mesh::start("0-0").await;
     let servers = [
-        [server("0-0").await, server("0-1").await],
+        [application, server("0-1").await],
         [server("1-0").await, server("1-1").await],
     ];
-    let mesh = Mesh::start().await;
     let whole = |version: usize| Whole {
         clusters: [0, 1].map(|half| format!("v{version}-{half}")),
         servers: servers[version % 2],
@@ -295,9 +301,26 @@ async fn endpoints_that_go_before_the_routes_change_fail_no_request() {
     }
 }
 
+/// Waits until requests come to this server; they are answered by the one before until then.
+async fn in_force(mesh: &Mesh, server: &TcpListener) {
+    loop {
+        let mut client = Wire::connect(mesh.pair.inbound).await;
+        let answered = tokio::select! {
+            answer = ask(&mut client) => answer,
+            reached = server.accept() => {
+                let mut app = Wire::new(reached.unwrap().0);
+                app.head().await;
+                app.send("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await;
+                return;
+            }
+        };
+        assert_eq!(answered, "before");
+    }
+}
+
 #[tokio::test]
 async fn an_endpoint_taken_away_gets_nothing_new_and_ends_what_it_has() {
-    let mesh = Mesh::start().await;
+    let (mesh, _) = Mesh::start("before").await;
     let (leaving, staying) = (
         TcpListener::bind("127.0.0.1:0").await.unwrap(),
         server("0-1").await,
@@ -308,6 +331,7 @@ async fn an_endpoint_taken_away_gets_nothing_new_and_ends_what_it_has() {
         servers: [leaves, leaves],
     };
     (0..PARTS).for_each(|part| mesh.tell(&whole, part));
+    in_force(&mesh, &leaving).await;
     let mut clients = Vec::new();
     for _ in 0..4 {
         let mut client = Wire::connect(mesh.pair.inbound).await;

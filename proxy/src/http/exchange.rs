@@ -136,13 +136,15 @@ impl Exchange<'_> {
     pub(super) async fn run(
         &self,
         request: Request<Body>,
+        endpoint: Arc<Endpoint>,
         observers: &mut Observers,
     ) -> Result<Response<Body>, Refusal> {
+        observers.sent_to(self.upstream, &endpoint);
         let mut response = match self.destination.timeout {
-            None => self.tries(request, observers).await?,
+            None => self.tries(request, endpoint, observers).await?,
             Some(limit) => {
                 let deadline = Instant::now() + limit;
-                let response = timeout_at(deadline, self.tries(request, observers)).await;
+                let response = timeout_at(deadline, self.tries(request, endpoint, observers)).await;
                 let mut response = response.map_err(|_| timed_out(limit, self.upstream))??;
                 response.body_mut().watch().deadline = Some(Box::pin(sleep_until(deadline)));
                 response
@@ -161,9 +163,9 @@ impl Exchange<'_> {
     async fn tries(
         &self,
         mut request: Request<Body>,
+        endpoint: Arc<Endpoint>,
         observers: &mut Observers,
     ) -> Result<Response<Body>, Refusal> {
-        let endpoint = self.endpoint(observers)?;
         let http2 = self.prepare(&mut request, &endpoint);
         let policy = self.destination.retry.as_ref().filter(|_| !self.upgrading);
         let way = Sending {
@@ -252,7 +254,7 @@ impl Exchange<'_> {
 
     fn endpoint(&self, observers: &mut Observers) -> Result<Arc<Endpoint>, Refusal> {
         let endpoint = self.upstream.pick(self.session.facts.destination);
-        let endpoint = endpoint.map_err(|reason| unavailable(reason, self.upstream))?;
+        let endpoint = endpoint.map_err(|lack| unavailable(lack.reason, self.upstream))?;
         observers.sent_to(self.upstream, &endpoint);
         Ok(endpoint)
     }
@@ -356,7 +358,7 @@ async fn unless_idle<T>(
     .await
 }
 
-fn unavailable(reason: Reason, upstream: &Upstream) -> Refusal {
+pub(super) fn unavailable(reason: Reason, upstream: &Upstream) -> Refusal {
     let name = upstream.name();
     let text = match reason {
         Reason::NoCluster => format!("the cluster {name} is not known"),

@@ -8,11 +8,11 @@ use http::{
 };
 
 use http_body::Body as _;
-use tokio::time::sleep_until;
+use tokio::{sync::watch, time::Instant};
 
 use super::{
     Body, Session,
-    exchange::{Exchange, Observers},
+    exchange::{Exchange, Observers, unavailable},
     flow::Way,
     headers,
     rescue::Refusal,
@@ -21,12 +21,12 @@ use super::{
 };
 use crate::{
     admit::{Denied, admit_request},
-    assemble::{Chain, HttpChain, Targets, Terminal},
+    assemble::{Chain, HttpChain, Standing, Targets, Terminal},
     model::{Destination, Http, RouteAction},
     policy,
     reason::Reason,
     route::{self, Matched},
-    upstream::Upstream,
+    upstream::{Endpoint, Upstream},
 };
 
 /// Answers a request: by forwarding it, or as its route says.
@@ -39,25 +39,25 @@ pub(super) async fn answer(
     mut request: Request<Body>,
     observers: &mut Observers,
 ) -> Result<Response<Body>, Refusal> {
-    let settled = match session.context.upstreams.in_lull() {
-        true => settled(session, &head(&request)).await,
-        false => None,
+    let mut standing = None;
+    let mut latest: Option<Serving> = None;
+    let chosen = loop {
+        let serving = latest.as_ref().unwrap_or(serving);
+        let lull = match choose(session, serving, &policy::Request::of(&request)) {
+            Ok(chosen) => break chosen,
+            Err(Unchosen::Refused(refusal)) => return Err(refusal),
+            Err(Unchosen::Lull(lull)) => lull,
+        };
+        let standing = standing.get_or_insert_with(|| session.assembly.watch());
+        latest = Some(lull.end(session, standing).await?);
     };
-    let serving = settled.as_ref().unwrap_or(serving);
-    let Terminal::Http(http) = &serving.chain.terminal else {
-        return Err(closed(Reason::NoFilterChain));
-    };
-    if let Some(next) = &serving.next {
-        forestall(session, next, &policy::Request::of(&request))?;
-    }
-    let matched = judge(session, http, &policy::Request::of(&request))?;
-    let destination = match &matched.route.action {
-        RouteAction::Forward(destination) => destination,
-        RouteAction::Respond { status, body } => return Err(direct(*status, body)),
-        RouteAction::Redirect { status, .. } => {
-            return Err(redirect(*status, &matched, &policy::Request::of(&request)));
-        }
-    };
+    let Chosen {
+        http,
+        matched,
+        destination,
+        upstream,
+        endpoint,
+    } = chosen;
     let wanted = headers::wanted_upgrade(&request);
     if let Some(wanted) = &wanted {
         check_upgrade(wanted, &http.http, destination)?;
@@ -86,11 +86,11 @@ pub(super) async fn answer(
     }
     let exchange = Exchange {
         session,
-        upstream: target(http, &matched)?,
+        upstream,
         destination,
         upgrading: client.is_some(),
     };
-    let mut response = exchange.run(request, observers).await?;
+    let mut response = exchange.run(request, endpoint, observers).await?;
     let switched =
         response.status() == StatusCode::SWITCHING_PROTOCOLS || connect && response.status().is_success();
     match client.zip(asked) {
@@ -114,28 +114,89 @@ pub(super) async fn answer(
     Ok(response)
 }
 
-/// What is in force once no cluster of the request's route has lost its last endpoint just now, or it stays so.
-/// Requests in the middle of a change that moves a service elsewhere wait for the rest of it.
-async fn settled(session: &Session, asked: &Request<()>) -> Option<Serving> {
-    let mut standing = session.assembly.watch();
-    loop {
-        standing.mark_unchanged();
-        let serving = session.chain().ok()?;
-        let Terminal::Http(http) = &serving.chain.terminal else {
-            return Some(serving);
+/// Where a request goes.
+struct Chosen<'a> {
+    http: &'a HttpChain,
+    matched: Matched<'a>,
+    destination: &'a Destination,
+    upstream: &'a Arc<Upstream>,
+    endpoint: Arc<Endpoint>,
+}
+
+/// Why a request goes nowhere.
+enum Unchosen {
+    Refused(Refusal),
+    Lull(Lull),
+}
+
+impl From<Refusal> for Unchosen {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// Its cluster has lost the last endpoint just now.
+struct Lull {
+    upstream: Arc<Upstream>,
+    until: Instant,
+    refusal: Refusal,
+}
+
+impl Lull {
+    /// Waits for the rest of the change, and gives what is in force then.
+    async fn end(
+        self,
+        session: &Session,
+        standing: &mut watch::Receiver<Standing>,
+    ) -> Result<Serving, Refusal> {
+        let ended = tokio::select! {
+            changed = standing.changed() => changed.is_ok(),
+            refilled = self.upstream.refilled(session.facts.destination, self.until) => refilled,
         };
-        let matched = judge(session, http, &policy::Request::of(asked)).ok();
-        let targets = matched.and_then(|matched| http.targets(matched.route));
-        let Some(upstream) = targets.and_then(Targets::bereft).cloned() else {
-            return Some(serving);
-        };
-        let Some(until) = upstream.bereft() else { continue };
-        tokio::select! {
-            changed = standing.changed() => changed.ok()?,
-            Some(_) = upstream.another(session.facts.destination, &[], until) => {}
-            () = sleep_until(until) => return Some(serving),
+        match ended {
+            true => session.chain().map_err(closed),
+            false => Err(self.refusal),
         }
     }
+}
+
+/// Judges a request and chooses its endpoint.
+fn choose<'a>(
+    session: &Session,
+    serving: &'a Serving,
+    asked: &policy::Request<'_>,
+) -> Result<Chosen<'a>, Unchosen> {
+    let Terminal::Http(http) = &serving.chain.terminal else {
+        return Err(closed(Reason::NoFilterChain).into());
+    };
+    if let Some(next) = &serving.next {
+        forestall(session, next, asked)?;
+    }
+    let matched = judge(session, http, asked)?;
+    let destination = match &matched.route.action {
+        RouteAction::Forward(destination) => destination,
+        RouteAction::Respond { status, body } => return Err(direct(*status, body).into()),
+        RouteAction::Redirect { status, .. } => return Err(redirect(*status, &matched, asked).into()),
+    };
+    let upstream = target(http, &matched)?;
+    let endpoint = upstream.pick(session.facts.destination).map_err(|lack| {
+        let refusal = unavailable(lack.reason, upstream);
+        match lack.until {
+            Some(until) => Unchosen::Lull(Lull {
+                upstream: upstream.clone(),
+                until,
+                refusal,
+            }),
+            None => Unchosen::Refused(refusal),
+        }
+    })?;
+    Ok(Chosen {
+        http,
+        matched,
+        destination,
+        upstream,
+        endpoint,
+    })
 }
 
 /// The route of a request that is let in.

@@ -154,7 +154,7 @@ impl Upstream {
             (State::Absent, _) => {
                 let old = self.now.load_full();
                 self.now.store(Arc::new(Now {
-                    emptied: self.emptied(&old, true),
+                    emptied: emptied(&old, true),
                     ..Now::default()
                 }));
                 for endpoint in &old.endpoints {
@@ -203,7 +203,7 @@ impl Upstream {
             cluster: Some(cluster.clone()),
             tls,
             endpoints: endpoints.clone(),
-            emptied: self.emptied(&old, endpoints.is_empty()),
+            emptied: emptied(&old, endpoints.is_empty()),
         }));
         self.updated.notify_waiters();
         for gone in &old.endpoints {
@@ -212,17 +212,13 @@ impl Upstream {
             }
         }
     }
+}
 
-    /// When the last endpoint was lost, of a state that comes after `old`.
-    fn emptied(&self, old: &Now, is_empty: bool) -> Option<Instant> {
-        if !is_empty {
-            return None;
-        }
-        if old.endpoints.is_empty() {
-            return old.emptied;
-        }
-        let now = Instant::now();
-        self.lull.begin(now);
-        Some(now)
+/// When the last endpoint was lost, of a state that comes after `old`.
+fn emptied(old: &Now, is_empty: bool) -> Option<Instant> {
+    match (is_empty, old.endpoints.is_empty()) {
+        (false, _) => None,
+        (true, true) => old.emptied,
+        (true, false) => Some(Instant::now()),
     }
 }

@@ -3,44 +3,43 @@
 //! Who moves a service elsewhere takes the old endpoints away and changes the routes at the same time, but the two
 //! are told apart: what comes in between is half of the change. Requests wait then, for a little while, for the rest.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
+
+use super::Upstream;
+use crate::reason::Reason;
 
 /// Requests to a cluster that has lost its last endpoint wait for so long at the most.
-pub(super) const LULL: Duration = Duration::from_secs(1);
+const LULL: Duration = Duration::from_secs(1);
 
-/// Whether any cluster has lost its last endpoint just now; looked at for every request.
-#[derive(Debug)]
-pub(super) struct Lull {
-    start: Instant,
-    /// Milliseconds after the start.
-    until: AtomicU64,
+/// A cluster has no endpoint to give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lack {
+    /// Why.
+    pub reason: Reason,
+    /// Until when to wait, since it has lost the last one just now; `None`: there is nothing to wait for.
+    pub until: Option<Instant>,
 }
 
-impl Default for Lull {
-    fn default() -> Self {
+impl Lack {
+    /// Of a cluster that lost its last endpoint then, if it ever had one.
+    pub(super) fn since(emptied: Option<Instant>, reason: Reason) -> Self {
+        let until = emptied.map(|emptied| emptied + LULL);
         Self {
-            start: Instant::now(),
-            until: AtomicU64::new(0),
+            reason,
+            until: until.filter(|until| *until > Instant::now()),
         }
     }
 }
 
-impl Lull {
-    fn millis(&self, at: Instant) -> u64 {
-        u64::try_from(at.duration_since(self.start).as_millis()).unwrap_or(u64::MAX)
-    }
-
-    pub(super) fn begin(&self, now: Instant) {
-        self.until.fetch_max(self.millis(now + LULL), Ordering::Release);
-    }
-
-    pub(super) fn is_on(&self) -> bool {
-        let until = self.until.load(Ordering::Acquire);
-        until > 0 && self.millis(Instant::now()) < until
+impl Upstream {
+    /// Waits for an endpoint, at most until then; says whether there is one.
+    pub async fn refilled(&self, original: SocketAddr, until: Instant) -> bool {
+        if self.another(original, &[], until).await.is_some() {
+            return true;
+        }
+        sleep_until(until).await;
+        false
     }
 }

@@ -25,7 +25,7 @@ use tokio::{
 
 pub use connect::{ConnectError, Connector, Purpose};
 pub use endpoint::{Endpoint, InFlight};
-use lull::{LULL, Lull};
+pub use lull::Lack;
 pub use pool::{Lease, SendError};
 pub use usage::Overflow;
 use usage::{Kind, Permit, Usage};
@@ -64,7 +64,6 @@ pub struct Upstream {
     usage: Arc<Usage>,
     /// Its endpoints changed.
     updated: Notify,
-    lull: Arc<Lull>,
 }
 
 /// An endpoint beside those that were tried.
@@ -112,10 +111,11 @@ impl Upstream {
     /// Chooses the endpoint for one request or connection; `original` is where the client wanted to go.
     ///
     /// # Errors
-    /// With the reason when there is no such cluster or it has no endpoint.
-    pub fn pick(&self, original: SocketAddr) -> Result<Arc<Endpoint>, Reason> {
+    /// With the reason when there is no such cluster or it has no endpoint, and whether one is to be waited for.
+    pub fn pick(&self, original: SocketAddr) -> Result<Arc<Endpoint>, Lack> {
         let now = self.now.load();
-        let cluster = now.cluster.as_ref().ok_or(Reason::NoCluster)?;
+        let lack = |reason| Lack::since(now.emptied, reason);
+        let cluster = now.cluster.as_ref().ok_or_else(|| lack(Reason::NoCluster))?;
         if cluster.discovery == Discovery::OriginalDst {
             return Ok(self.original(original, cluster, &now.tls));
         }
@@ -124,7 +124,7 @@ impl Upstream {
         if let Some(named) = endpoints.iter().find(|endpoint| endpoint.address() == original) {
             return Ok(named.clone());
         }
-        choose(endpoints).cloned().ok_or(Reason::NoEndpoint)
+        choose(endpoints).cloned().ok_or_else(|| lack(Reason::NoEndpoint))
     }
 
     /// Chooses among the endpoints that are not in `tried`.
@@ -159,12 +159,6 @@ impl Upstream {
                 Another::NotYet => timeout_at(deadline, updated).await.ok()?,
             }
         }
-    }
-
-    /// Until when requests should wait, since it has lost its last endpoint just now; `None`: they should not.
-    pub fn bereft(&self) -> Option<Instant> {
-        let until = self.now.load().emptied? + LULL;
-        (until > Instant::now()).then_some(until)
     }
 
     /// Takes in how a request to an endpoint or a connect went: a 5xx, no response and no connection are failures.
@@ -241,7 +235,6 @@ pub struct Upstreams {
     connector: Connector,
     requests: Requests,
     known: Arc<Mutex<HashMap<Arc<str>, Weak<Upstream>>>>,
-    lull: Arc<Lull>,
 }
 
 impl Upstreams {
@@ -253,18 +246,12 @@ impl Upstreams {
             connector,
             requests,
             known: Arc::default(),
-            lull: Arc::default(),
         }
     }
 
     /// How endpoints are connected to.
     pub fn connector(&self) -> &Connector {
         &self.connector
-    }
-
-    /// Whether one of them may be [`Upstream::bereft`]; far cheaper to ask.
-    pub fn in_lull(&self) -> bool {
-        self.lull.is_on()
     }
 
     /// Every cluster in use, by name.
@@ -293,7 +280,6 @@ impl Upstreams {
             requests: self.requests.clone(),
             usage: Arc::default(),
             updated: Notify::default(),
-            lull: self.lull.clone(),
         });
         let follower = tokio::spawn(follow::follow(
             Arc::downgrade(&upstream),
