@@ -3,11 +3,13 @@
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use anyhow::{Context, ensure};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
-    Api, Client, ResourceExt,
-    api::ListParams,
+    Api, Client,
+    api::{DynamicObject, ListParams},
     discovery::{Discovery, verbs},
 };
+use weir::api::FIELD_MANAGER;
 use weir_cluster::{ApiServer, process::Process};
 
 use crate::{
@@ -17,9 +19,6 @@ use crate::{
 };
 
 const CONTROLLER_MANAGER: &str = "kube-controller-manager";
-/// What the cluster itself makes while nobody looks.
-const CLUSTERS_OWN: [&str; 4] = ["Event", "APIService", "ComponentStatus", "Lease kube-system/"];
-
 pub(crate) fn tests(tests: &mut Tests<'_>) {
     tests.beside(
         "lifecycle::uninstall_leaves_nothing_of_install_and_upgrade",
@@ -38,20 +37,14 @@ async fn whole(world: Arc<World>) -> Outcome {
         false => None,
     };
     let client = api_server.client();
-    let before = everything(&client).await?;
 
     let dry = weir(kubeconfig, &["install", "--dry-run"]).await?;
     ensure!(dry.contains("Deployment"), "{dry}");
-    // The cluster goes on making objects of its own for a while: only what the dry run names can be its doing.
-    let there = everything(&client).await?;
-    let named = dry
-        .lines()
-        .filter_map(|line| line.strip_suffix(" created (dry run)"));
-    let made: Vec<&str> = named.filter(|object| there.contains(*object)).collect();
+    let made = of_the_mesh(&client).await?;
     ensure!(made.is_empty(), "a dry run makes {made:?}");
     weir(kubeconfig, &["install", "--no-wait"]).await?;
-    let installed = everything(&client).await?;
-    ensure!(installed.len() > before.len() + 20, "{} objects", installed.len());
+    let installed = of_the_mesh(&client).await?;
+    ensure!(installed.len() > 20, "{installed:?}");
     run_once(&api_server, directory.path()).await?;
     let again = weir(kubeconfig, &["install", "--no-wait"]).await?;
     let changed = again
@@ -87,8 +80,7 @@ async fn whole(world: Arc<World>) -> Outcome {
     }
     weir(kubeconfig, &uninstall).await?;
     eventually("nothing to be left", || async {
-        let mut left = everything(&client).await?;
-        left.retain(|object| !before.contains(object));
+        let mut left = of_the_mesh(&client).await?;
         if manager.is_none() {
             left.remove(&format!("Namespace {SYSTEM}"));
         }
@@ -123,7 +115,7 @@ async fn run_once(api_server: &ApiServer, directory: &Path) -> Outcome {
     let controller = Controller::start("once", &kubeconfig, directory)?;
     controller.ready().await?;
     let made = eventually("the Secret and the Lease to be made", || async {
-        let all = everything(&api_server.client()).await?;
+        let all = of_the_mesh(&api_server.client()).await?;
         for object in [
             format!("Secret {SYSTEM}/weir-ca-bundle"),
             format!("Lease {SYSTEM}/weir-controller"),
@@ -135,36 +127,41 @@ async fn run_once(api_server: &ApiServer, directory: &Path) -> Outcome {
     made.await.with_context(|| controller.evidence())
 }
 
-/// Every object of the cluster as `weir install` names it, but for those that come and go by themselves.
-async fn everything(client: &Client) -> anyhow::Result<BTreeSet<String>> {
+/// Every object that is in the mesh's namespace or that `weir` wrote, as it names them. The cluster makes others at any time.
+async fn of_the_mesh(client: &Client) -> anyhow::Result<BTreeSet<String>> {
     let mut all = BTreeSet::new();
     let discovery = Discovery::new(client.clone()).run().await?;
     for group in discovery.groups() {
         for (resource, capabilities) in group.recommended_resources() {
-            if !capabilities.supports_operation(verbs::LIST) {
+            if !capabilities.supports_operation(verbs::LIST) || resource.kind == "Event" {
                 continue;
             }
-            let api = Api::<kube::api::DynamicObject>::all_with(client.clone(), &resource);
+            let api = Api::<DynamicObject>::all_with(client.clone(), &resource);
             // A kind may go between the two questions.
             let Ok(list) = api.list_metadata(&ListParams::default()).await else {
                 continue;
             };
-            for object in list {
-                all.insert(match object.namespace() {
-                    Some(namespace) => format!("{} {namespace}/{}", resource.kind, object.name_any()),
-                    None => format!("{} {}", resource.kind, object.name_any()),
-                });
-            }
+            let objects = list.items.iter().map(|object| &object.metadata);
+            all.extend(objects.filter(|object| is_of_the_mesh(object)).map(|object| {
+                let name = object.name.as_deref().unwrap_or_default();
+                match &object.namespace {
+                    Some(namespace) => format!("{} {namespace}/{name}", resource.kind),
+                    None => format!("{} {name}", resource.kind),
+                }
+            }));
         }
     }
-    all.retain(|object| {
-        !CLUSTERS_OWN.iter().any(|own| object.starts_with(own)) && !is_made_for_namespaces(object)
-    });
     Ok(all)
 }
 
-/// What every namespace gets from the cluster, sooner or later.
-fn is_made_for_namespaces(object: &str) -> bool {
-    let found = object.ends_with("/kube-root-ca.crt") || object.ends_with("/default");
-    found || object.contains(" kube-")
+fn is_of_the_mesh(object: &ObjectMeta) -> bool {
+    // Every namespace gets these from the cluster, sooner or later.
+    let given = ["kube-root-ca.crt", "default"].map(|name| Some(name.to_owned()));
+    let inside = object.namespace.as_deref() == Some(SYSTEM) && !given.contains(&object.name);
+    let mut managers = object
+        .managed_fields
+        .iter()
+        .flatten()
+        .filter_map(|field| field.manager.as_deref());
+    inside || managers.any(|manager| manager == FIELD_MANAGER)
 }
