@@ -4,6 +4,8 @@
 //! after `PATIENCE`: until then the last good one serves, so no request meets a cluster that is still on its way.
 //! What the new version forbids is forbidden at once all the same: it is asked too while it waits.
 
+mod resolved;
+
 use std::{
     collections::HashMap,
     sync::Arc,
@@ -12,184 +14,21 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use futures::future::select_all;
-use parking_lot::Mutex;
 use tokio::{sync::watch, task::AbortHandle, time::sleep_until};
 
 use crate::{
-    admit::{Denied, admit},
-    bucket::TokenBucket,
-    chain::{self, Facts},
     model::Terminal as Filter,
-    model::{
-        FilterChain, Http, Listener, Network, Route, RouteAction, RouteSource, RouteTable, Tcp,
-        WeightedCluster,
-    },
-    reason::Reason,
-    route::{self, Turns},
-    tls::{PeerIdentity, ServerSide, Tls},
-    upstream::{Readiness, Upstream, Upstreams},
+    model::{FilterChain, Http, Listener, RouteSource, RouteTable},
+    tls::Tls,
+    upstream::{Readiness, Upstreams},
     xds::{State, Store, Watched},
 };
 
+use resolved::buckets;
+pub use resolved::{Chain, HttpChain, Resolved, Targets, Terminal};
+
 /// How long a new version waits for the clusters that it names.
 const PATIENCE: Duration = Duration::from_secs(15);
-
-/// A listener, resolved.
-pub struct Resolved {
-    /// As configured.
-    pub listener: Arc<Listener>,
-    chains: Vec<Arc<Chain>>,
-    default_chain: Option<Arc<Chain>>,
-    /// The version that waits to take over.
-    next: Option<Arc<Resolved>>,
-}
-
-/// A filter chain, resolved.
-pub struct Chain {
-    /// As configured.
-    pub model: Arc<FilterChain>,
-    /// TLS termination.
-    pub tls: Option<Arc<ServerSide>>,
-    /// Its last filter.
-    pub terminal: Terminal,
-    /// The bucket of each of its rate limits.
-    buckets: Arc<[Mutex<TokenBucket>]>,
-}
-
-impl Chain {
-    /// Whether one more connection is within its rate limits.
-    pub fn within_rate(&self, now: Instant) -> bool {
-        self.buckets.iter().all(|bucket| bucket.lock().take(now))
-    }
-}
-
-fn buckets(chain: &FilterChain, now: Instant) -> Arc<[Mutex<TokenBucket>]> {
-    let limits = chain.network.iter().filter_map(|filter| match filter {
-        Network::LocalRateLimit(settings) => Some(Mutex::new(TokenBucket::new(*settings, now))),
-        Network::Rbac(_) => None,
-    });
-    limits.collect()
-}
-
-/// The last filter of a chain, resolved.
-pub enum Terminal {
-    /// HTTP is served.
-    Http(HttpChain),
-    /// Bytes are copied.
-    Tcp(Tcp, Targets),
-}
-
-/// An HTTP connection manager, resolved.
-pub struct HttpChain {
-    /// As configured.
-    pub http: Arc<Http>,
-    /// Its routes; `None` while they are not known.
-    pub table: Option<Arc<RouteTable>>,
-    /// The targets of each forwarding route, by the route's address in `table`.
-    targets: HashMap<usize, Targets>,
-}
-
-/// A key that needs no hashing of names; `table` keeps what is at the address.
-fn address(route: &Arc<Route>) -> usize {
-    Arc::as_ptr(route).addr()
-}
-
-/// Clusters by weight, taken in turns.
-pub struct Targets {
-    clusters: Vec<(Arc<Upstream>, u32)>,
-    turns: Turns,
-}
-
-impl Targets {
-    fn new(clusters: &[WeightedCluster], upstreams: &Upstreams) -> Self {
-        Self {
-            clusters: clusters
-                .iter()
-                .map(|cluster| (upstreams.get(&cluster.cluster), cluster.weight))
-                .collect(),
-            turns: Turns::starting_at(rand::random()),
-        }
-    }
-
-    /// The one whose turn it is, each as often as its weight says; `None` when all weigh nothing.
-    pub fn next(&self) -> Option<&Arc<Upstream>> {
-        if let [(only, weight)] = self.clusters.as_slice() {
-            return (*weight > 0).then_some(only);
-        }
-        let weights = self.clusters.iter().map(|(_, weight)| *weight);
-        let index = route::pick(weights, self.turns.next())?;
-        self.clusters.get(index).map(|(upstream, _)| upstream)
-    }
-}
-
-impl HttpChain {
-    /// The targets of a route of this table.
-    pub fn targets(&self, route: &Arc<Route>) -> Option<&Targets> {
-        self.targets.get(&address(route))
-    }
-}
-
-impl Resolved {
-    /// The chain at an index that [`crate::chain::select`] gave, or the default one.
-    pub fn chain(&self, index: Option<usize>) -> Option<&Arc<Chain>> {
-        match index {
-            Some(index) => self.chains.get(index),
-            None => self.default_chain.as_ref(),
-        }
-    }
-
-    /// The chain of the version that waits to take over; `None` when there is none. What it forbids is forbidden now.
-    ///
-    /// # Errors
-    /// With the reason when it has no chain for the connection, or refuses it.
-    pub fn next_chain(
-        &self,
-        facts: &Facts,
-        peer: Option<&PeerIdentity>,
-    ) -> Result<Option<&Arc<Chain>>, Denied> {
-        let Some(next) = &self.next else {
-            return Ok(None);
-        };
-        let chain = next.chain(chain::select(&next.listener, facts));
-        let chain = chain.ok_or_else(|| Denied {
-            reason: Reason::NoFilterChain,
-            text: "the listener's new version serves no such connection".to_owned(),
-        })?;
-        admit(&chain.model, facts, peer)?;
-        Ok(Some(chain))
-    }
-
-    /// Whether no other version waits to take over.
-    pub fn is_alone(&self) -> bool {
-        self.next.is_none()
-    }
-
-    /// The same while `next` waits.
-    fn narrowed(&self, next: Arc<Resolved>) -> Self {
-        Self {
-            listener: self.listener.clone(),
-            chains: self.chains.clone(),
-            default_chain: self.default_chain.clone(),
-            next: Some(next),
-        }
-    }
-
-    fn all(&self) -> impl Iterator<Item = &Arc<Chain>> {
-        self.chains.iter().chain(&self.default_chain)
-    }
-
-    fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
-        self.all().flat_map(|chain| {
-            let targets: Vec<&Targets> = match &chain.terminal {
-                Terminal::Http(http) => http.targets.values().collect(),
-                Terminal::Tcp(_, targets) => vec![targets],
-            };
-            targets
-                .into_iter()
-                .flat_map(|targets| targets.clusters.iter().map(|(upstream, _)| upstream))
-        })
-    }
-}
 
 /// What is in force for a listener.
 #[derive(Clone)]
@@ -406,11 +245,7 @@ impl Assembler {
             return chain.clone();
         }
         let terminal = match &model.terminal {
-            Filter::Http(http) => Terminal::Http(HttpChain {
-                http: http.clone(),
-                targets: self.targets(table.as_deref()),
-                table,
-            }),
+            Filter::Http(http) => Terminal::Http(HttpChain::new(http.clone(), table, &self.upstreams)),
             Filter::Tcp(tcp) => Terminal::Tcp(tcp.clone(), Targets::new(&tcp.clusters, &self.upstreams)),
         };
         // New routes do not fill the buckets.
@@ -433,19 +268,5 @@ impl Assembler {
                 State::Ready(table) => Some(table),
             },
         }
-    }
-
-    fn targets(&self, table: Option<&RouteTable>) -> HashMap<usize, Targets> {
-        let hosts = table.into_iter().flat_map(|table| &table.virtual_hosts);
-        hosts
-            .flat_map(|host| &host.routes)
-            .filter_map(|route| match &route.action {
-                RouteAction::Forward(destination) => Some((
-                    address(route),
-                    Targets::new(&destination.clusters, &self.upstreams),
-                )),
-                _ => None,
-            })
-            .collect()
     }
 }
