@@ -223,14 +223,18 @@ impl Node {
         self.bury();
         let observed: Vec<Observed> = self.pods.iter().map(|(key, entry)| observe(key, entry)).collect();
         let steps = controllers::reconcile(&self.manifests, &observed, &mut fresh_name);
-        let mut ending = Vec::new();
+        let (mut starts, mut ending) = (Vec::new(), Vec::new());
         for step in steps {
             match step {
-                Step::Create { owner, pod } => self.create(owner, *pod).await,
+                Step::Create { owner, pod } => starts.extend(self.create(owner, *pod).await),
                 Step::End { namespace, name } => ending.push((namespace, name)),
             }
         }
+        // All new pods are made known at once: that some of them are ready does not say that all are.
         self.end(&ending);
+        for start in starts {
+            let _pod_ended_already = start.send(());
+        }
         if !ending.is_empty() {
             self.poke.notify_one();
         }

@@ -19,13 +19,18 @@ use crate::volumes::Volumes;
 
 const NODE_NAME: &str = "weir-node";
 
+/// Lets a pod's task begin.
+pub(super) type Start = oneshot::Sender<()>;
+
 impl Node {
-    /// Creates a pod for its owner. That one cannot be created is told once for each reason.
-    pub(super) async fn create(&mut self, owner: Owner, pod: Pod) {
+    /// Creates a pod for its owner, to be started once it is published. That one cannot be created is told once for
+    /// each reason.
+    pub(super) async fn create(&mut self, owner: Owner, pod: Pod) -> Option<Start> {
         match self.try_create(&owner, pod).await {
-            Ok(key) => {
+            Ok((key, start)) => {
                 self.rejected.remove(&owner);
                 self.tell(Event::Created(label(&key)));
+                Some(start)
             }
             Err(error) => {
                 let reason = format!("{error:#}");
@@ -36,19 +41,20 @@ impl Node {
                         reason,
                     });
                 }
+                None
             }
         }
     }
 
-    async fn try_create(&mut self, owner: &Owner, pod: Pod) -> Result<Key> {
+    async fn try_create(&mut self, owner: &Owner, pod: Pod) -> Result<(Key, Start)> {
         let (uid, pod) = self.admit(&owner.key.0, pod)?;
         let key = (owner.key.0.clone(), pod.metadata.name.clone().unwrap_or_default());
         let dir = self.options.run_dir.join("pods").join(&uid);
         let number = self.pod_addresses.allocate(Instant::now())?;
         match self.furnish(&key, uid, pod, number, &dir).await {
             Ok(context) => {
-                self.adopt(key.clone(), owner.clone(), number, Arc::new(context));
-                Ok(key)
+                let start = self.adopt(key.clone(), owner.clone(), number, Arc::new(context));
+                Ok((key, start))
             }
             Err(error) => {
                 self.pod_addresses.release(number, Instant::now());
@@ -119,10 +125,10 @@ impl Node {
         })
     }
 
-    /// Takes a pod in and starts its task, once its hosts file is in place.
-    fn adopt(&mut self, key: Key, owner: Owner, number: HostNumber, context: Arc<Context>) {
+    /// Takes a pod in; its task waits for the start, until the pod's hosts file is in place.
+    fn adopt(&mut self, key: Key, owner: Owner, number: HostNumber, context: Arc<Context>) -> Start {
         let (orders, received) = watch::channel(Orders::default());
-        let (go, wait) = oneshot::channel::<()>();
+        let (start, wait) = oneshot::channel();
         let (task_context, poke) = (Arc::clone(&context), Arc::clone(&self.poke));
         let task = tokio::spawn(async move {
             if wait.await.is_ok() {
@@ -148,8 +154,7 @@ impl Node {
                 was_ready: false,
             },
         );
-        self.publish();
-        let _pod_ended_already = go.send(());
+        start
     }
 }
 
