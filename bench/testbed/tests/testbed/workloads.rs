@@ -60,9 +60,11 @@ async fn rollout(sandbox: Sandbox) {
         &deployment("web", 1, &PROBED.replace("yes", "indeed")),
     );
     loop {
-        let answer = bed.get("shop/client", "web:80").await.unwrap();
-        if answer != old {
-            break;
+        match bed.get("shop/client", "web:80").await {
+            Ok(answer) if answer != old => break,
+            Ok(_) => {}
+            // The old pod does not wait for a request that is under way.
+            Err(error) => assert!(error.contains("reset"), "{error}"),
         }
     }
     let gone = |pods: &[weir_testbed::PodStatus]| pods.len() == 2 && pods.iter().all(|pod| pod.name != old);
@@ -173,6 +175,7 @@ spec:
       image: app
       args: [serve, '$(PORT)']
       env: [{name: PORT, value: '8080'}]
+      startupProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}
       readinessProbe: {exec: {command: [sh, -c, 'test -e /settings/colour']}, periodSeconds: 1}
       volumeMounts: [{name: settings, mountPath: /settings}, {name: token, mountPath: /var/run/secrets/them}]
 ";
