@@ -11,36 +11,33 @@ use std::{
 };
 
 use tokio::{
-    net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError},
+    sync::{Notify, Semaphore},
     time::sleep,
 };
+use weir_xds::ResourceType;
 
 use crate::{
+    accept::Bound,
     admin::{self, Logging, Role},
-    assemble::{Assembly, Standing},
     config::Config,
     context::Context,
     control,
     drain::Drain,
     http::AccessLog,
-    inbound,
     introspect::Sources,
-    model::{Direction, Listener},
-    net::{self, Dialer},
-    outbound::{self, Services},
-    reason::Reason,
+    model::Listener,
+    net::Dialer,
+    outbound::Services,
     telemetry::{self, Telemetry},
     tls::Tls,
     upstream::{Connector, Upstreams},
+    whole::Whole,
     xds::{self, Store},
 };
 
 /// Names of the two listeners that the control plane serves to every proxy.
 const DYNAMIC: [&str; 2] = ["inbound", "outbound"];
-/// A pause when the system has no more descriptors, for some to be given back.
-const EXHAUSTED: Duration = Duration::from_millis(50);
 
 /// Why the proxy stopped before it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -149,8 +146,12 @@ impl App {
         if let Some(control) = self.control.take() {
             let followed = control.status().is_some();
             control.start();
-            for name in DYNAMIC.into_iter().filter(|_| followed) {
+            for name in self.awaited().iter().filter(|_| followed) {
                 tokio::spawn(dynamic(self.context.clone(), self.services.clone(), name));
+            }
+            if followed && let Some(ads) = &self.config.bootstrap.ads {
+                let whole = Whole::new(self.context.clone(), self.services.clone());
+                tokio::spawn(whole.follow(ads.wildcard.clone()));
             }
         }
         tokio::spawn(self.services.clone().expire());
@@ -175,7 +176,7 @@ impl App {
             metrics: Box::new(move || telemetry.render()),
             metrics_type: telemetry::CONTENT_TYPE,
         };
-        let state = Arc::new(sources.state(&self.config, &DYNAMIC));
+        let state = Arc::new(sources.state(&self.config, self.awaited(), self.takes_all_listeners()));
         for (role, address) in [
             (Role::Admin, self.config.bootstrap.admin),
             (Role::Stats, self.config.stats_address),
@@ -225,6 +226,19 @@ impl App {
         }
         tracing::info!("stopped");
         Ok(())
+    }
+
+    /// The listeners that the control plane is asked for by name from the start.
+    fn awaited(&self) -> &'static [&'static str] {
+        match self.takes_all_listeners() {
+            true => &[],
+            false => &DYNAMIC,
+        }
+    }
+
+    fn takes_all_listeners(&self) -> bool {
+        let ads = self.config.bootstrap.ads.as_ref();
+        ads.is_some_and(|ads| ads.wildcard.contains(&ResourceType::Listener))
     }
 
     fn listen(&self, name: &str, listener: &Listener, address: SocketAddr) -> Result<(), AppError> {
@@ -277,123 +291,10 @@ fn listen(
     listener: &Listener,
     address: SocketAddr,
 ) -> Result<(), AppError> {
-    let socket = net::bind(address).map_err(|source| AppError::Bind {
+    let bound = Bound::open(context, services, name, listener, address);
+    bound.map(Bound::keep).map_err(|source| AppError::Bind {
         address,
         what: format!("listener {name}"),
         source,
-    })?;
-    let bound = socket.local_addr().unwrap_or(address);
-    context.own.write().push(bound);
-    tracing::info!(listener = name, address = %bound, "listening");
-    let accepting = Accepting {
-        context: context.clone(),
-        services: services.clone(),
-        assembly: context.assemble(name),
-        direction: listener.direction,
-        original_dst: listener.original_dst,
-    };
-    tokio::spawn(Arc::new(accepting).accept(socket));
-    Ok(())
-}
-
-/// One bound listener.
-struct Accepting {
-    context: Arc<Context>,
-    services: Arc<Services>,
-    assembly: Arc<Assembly>,
-    direction: Direction,
-    original_dst: bool,
-}
-
-impl Accepting {
-    /// Takes connections until the shutdown says otherwise.
-    async fn accept(self: Arc<Self>, socket: TcpListener) {
-        let closing = self.context.drain.closing();
-        tokio::pin!(closing);
-        loop {
-            let accepted = tokio::select! {
-                accepted = socket.accept() => accepted,
-                () = &mut closing => return,
-            };
-            match accepted {
-                Ok((stream, source)) => {
-                    let Ok(room) = self.room() else {
-                        net::reset(&stream);
-                        self.denied(source, Reason::Overflow);
-                        continue;
-                    };
-                    let guard = self.context.drain.guard();
-                    let accepting = self.clone();
-                    tokio::spawn(async move {
-                        accepting.connection(stream, source).await;
-                        drop((guard, room));
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    sleep(EXHAUSTED).await;
-                }
-            }
-        }
-    }
-
-    /// Room for one more connection. Only strangers are limited, not the pod's own application.
-    fn room(&self) -> Result<Option<OwnedSemaphorePermit>, TryAcquireError> {
-        if self.direction == Direction::Outbound {
-            return Ok(None);
-        }
-        self.context.inbound_room.clone().try_acquire_owned().map(Some)
-    }
-
-    fn denied(&self, source: SocketAddr, reason: Reason) {
-        self.context.telemetry.connections.denied(self.direction, reason);
-        tracing::debug!(%source, %reason, "a connection was closed");
-    }
-
-    async fn connection(&self, stream: TcpStream, source: SocketAddr) {
-        let Ok(destination) = self.destination(&stream) else {
-            return;
-        };
-        let source = SocketAddr::new(source.ip().to_canonical(), source.port());
-        let result = if self.assembly.now().is_none() {
-            // Accepted before the listener's clusters were ready.
-            match self.assembly.answered().await {
-                Standing::Ready(_) => self.handle(stream, source, destination).await,
-                _ => Err(Reason::NoFilterChain),
-            }
-        } else {
-            self.handle(stream, source, destination).await
-        };
-        if let Err(reason) = result {
-            self.context.telemetry.connections.denied(self.direction, reason);
-            tracing::debug!(%source, %destination, %reason, "a connection was closed");
-        }
-    }
-
-    fn destination(&self, stream: &TcpStream) -> io::Result<SocketAddr> {
-        net::configure(stream)?;
-        if self.original_dst {
-            net::original_destination(stream)
-        } else {
-            let local = stream.local_addr()?;
-            Ok(SocketAddr::new(local.ip().to_canonical(), local.port()))
-        }
-    }
-
-    async fn handle(
-        &self,
-        stream: TcpStream,
-        source: SocketAddr,
-        destination: SocketAddr,
-    ) -> Result<(), Reason> {
-        if self.original_dst && self.context.is_own(destination) {
-            net::reset(&stream);
-            return Err(Reason::Loop);
-        }
-        if self.original_dst && self.direction == Direction::Outbound {
-            outbound::handle(&self.services, &self.assembly, stream, source, destination).await
-        } else {
-            inbound::handle(&self.context, &self.assembly, stream, source, destination).await
-        }
-    }
+    })
 }

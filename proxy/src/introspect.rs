@@ -48,8 +48,9 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// The pages' view. `dynamic` names the listeners without which the proxy does not serve.
-    pub fn state(self, config: &Config, dynamic: &[&'static str]) -> AdminState {
+    /// The pages' view. `dynamic` names the listeners without which the proxy does not serve; `all`: those that the
+    /// control plane has, whatever their names.
+    pub fn state(self, config: &Config, dynamic: &[&'static str], all: bool) -> AdminState {
         let Self { context, stop, .. } = self;
         let waiting = Waiting {
             context: context.clone(),
@@ -62,6 +63,7 @@ impl Sources {
                     .collect(),
                 None => Vec::new(),
             },
+            all,
             stream: self.stream.clone(),
         };
         let (store, secrets, clusters) = (context.store.clone(), context.clone(), context.clone());
@@ -117,6 +119,8 @@ struct Waiting {
     stream: Option<xds::Status>,
     identity: Option<watch::Receiver<identity::Status>>,
     listeners: Vec<(&'static str, Watched<Listener>)>,
+    /// Whether every listener of the control plane is waited for.
+    all: bool,
 }
 
 impl Waiting {
@@ -141,6 +145,7 @@ impl Waiting {
             .listeners
             .iter()
             .filter_map(|one| self.listener(one))
+            .chain(self.whole())
             .collect();
         if !missing.is_empty() {
             list.extend(self.stream.as_ref().and_then(disconnected));
@@ -161,6 +166,25 @@ impl Waiting {
             None => "not received yet".to_owned(),
         };
         Some(format!("listener {name}: {why}"))
+    }
+
+    /// What is missing where everything is asked for.
+    fn whole(&self) -> Vec<String> {
+        let Some(stream) = self.stream.as_ref().filter(|_| self.all) else {
+            return Vec::new();
+        };
+        let listeners = stream.of(ResourceType::Listener);
+        if listeners.acks + listeners.nacks == 0 {
+            return vec!["listeners: not received yet".to_owned()];
+        }
+        let served = self.context.store.served::<Listener>().into_iter();
+        let unbound = served.filter_map(|(name, listener)| {
+            let address = listener.address.filter(|address| !self.bound(*address))?;
+            Some(format!(
+                "listener {name}: received, but {address} is not bound yet"
+            ))
+        });
+        unbound.collect()
     }
 
     fn bound(&self, address: SocketAddr) -> bool {

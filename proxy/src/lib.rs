@@ -16,6 +16,7 @@
 //! metric label (`telemetry`). Probes, Prometheus and people are answered by [`admin`], which sees the rest
 //! through [`introspect`].
 
+pub mod accept;
 pub mod admin;
 pub mod admit;
 pub mod app;
@@ -45,4 +46,5 @@ pub mod tcp;
 pub mod telemetry;
 pub mod tls;
 pub mod upstream;
+pub mod whole;
 pub mod xds;

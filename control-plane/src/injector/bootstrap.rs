@@ -51,6 +51,7 @@ fn message(settings: &Settings, namespace: &str, account: &str, probes: &ProbeLi
     })
 }
 
+/// The stream alone: listeners and clusters are asked for by name, as they are used.
 pub(super) fn dynamic_resources(api_type: &str) -> Value {
     json!({
         "ads_config": {
@@ -58,8 +59,6 @@ pub(super) fn dynamic_resources(api_type: &str) -> Value {
             "transport_api_version": "V3",
             "grpc_services": [{ "envoy_grpc": { "cluster_name": XDS_CLUSTER } }],
         },
-        "lds_config": { "ads": {}, "resource_api_version": "V3" },
-        "cds_config": { "ads": {}, "resource_api_version": "V3" },
     })
 }
 

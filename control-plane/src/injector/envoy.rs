@@ -158,10 +158,14 @@ pub(super) fn render(
     let listeners: Vec<_> = std::iter::once(pages())
         .chain(bootstrap::listeners(probes))
         .collect();
+    let mut dynamic = bootstrap::dynamic_resources(envoy.protocol.api_type());
+    for types in ["lds_config", "cds_config"] {
+        dynamic[types] = json!({ "ads": {}, "resource_api_version": "V3" });
+    }
     let mut message = json!({
         "node": { "cluster": format!("{account}.{namespace}") },
         "admin": { "address": bootstrap::address("127.0.0.1", ADMIN_PORT) },
-        "dynamic_resources": bootstrap::dynamic_resources(envoy.protocol.api_type()),
+        "dynamic_resources": dynamic,
         "static_resources": { "listeners": listeners, "clusters": all },
     });
     if let Some(mark) = envoy.socket_mark {

@@ -19,6 +19,7 @@ mod resources;
 mod tests;
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -26,12 +27,13 @@ use std::{
 
 use prost_types::{Any, Value, value::Kind};
 use weir_xds::{
+    ResourceType,
     envoy::config::{
-        bootstrap::v3::Bootstrap as Message,
+        bootstrap::v3::{Bootstrap as Message, bootstrap::DynamicResources},
         cluster::v3::Cluster as ClusterMessage,
         core::v3::{
-            ApiConfigSource, ApiVersion, GrpcService, Node, api_config_source::ApiType,
-            grpc_service::TargetSpecifier,
+            ApiConfigSource, ApiVersion, ConfigSource, GrpcService, Node, api_config_source::ApiType,
+            config_source::ConfigSourceSpecifier, grpc_service::TargetSpecifier,
         },
     },
     pack,
@@ -99,6 +101,8 @@ pub struct Ads {
     pub authority: Option<String>,
     /// gRPC metadata of the stream, such as a token.
     pub metadata: Vec<(String, String)>,
+    /// Types of which everything is asked for, in place of names as they are needed.
+    pub wildcard: BTreeSet<ResourceType>,
     /// HTTP/2 pings; `None` where the cluster asks for TCP keepalive only.
     pub keepalive: Option<Keepalive>,
 }
@@ -172,8 +176,10 @@ impl Bootstrap {
             None => None,
         };
         let statics = message.static_resources.unwrap_or_default();
-        let ads = match message.dynamic_resources.and_then(|dynamic| dynamic.ads_config) {
-            Some(config) => Some(ads(&config, &statics.clusters)?),
+        let dynamic = message.dynamic_resources.unwrap_or_default();
+        let wildcard = wildcard(&dynamic)?;
+        let ads = match dynamic.ads_config {
+            Some(config) => Some(ads(&config, &statics.clusters, wildcard)?),
             None => None,
         };
         if ads.is_some() && node.id.is_empty() {
@@ -265,7 +271,39 @@ fn node(mut node: Node, overrides: Overrides) -> Node {
     node
 }
 
-fn ads(config: &ApiConfigSource, clusters: &[ClusterMessage]) -> Result<Ads, BootstrapError> {
+/// The types that are to come whole, as Envoy asks for them: those with a source, which must be the aggregated stream.
+fn wildcard(dynamic: &DynamicResources) -> Result<BTreeSet<ResourceType>, BootstrapError> {
+    let sources = [
+        ("lds_config", &dynamic.lds_config, ResourceType::Listener),
+        ("cds_config", &dynamic.cds_config, ResourceType::Cluster),
+    ];
+    let over_ads = |source: &ConfigSource| {
+        let specifier = source.config_source_specifier.as_ref();
+        matches!(specifier, Some(ConfigSourceSpecifier::Ads(_)))
+    };
+    let mut wildcard = BTreeSet::new();
+    for (field, source, kind) in sources {
+        match source {
+            None => {}
+            Some(source) if over_ads(source) && dynamic.ads_config.is_some() => {
+                wildcard.insert(kind);
+            }
+            Some(_) => {
+                return Err(BootstrapError::Invalid(format!(
+                    "dynamic_resources.{field}: only the aggregated stream is supported: give ads: {{}} here, and \
+                     ads_config beside it"
+                )));
+            }
+        }
+    }
+    Ok(wildcard)
+}
+
+fn ads(
+    config: &ApiConfigSource,
+    clusters: &[ClusterMessage],
+    wildcard: BTreeSet<ResourceType>,
+) -> Result<Ads, BootstrapError> {
     let invalid = |reason: String| BootstrapError::Invalid(format!("dynamic_resources.ads_config: {reason}"));
     let protocol = match ApiType::try_from(config.api_type) {
         Ok(ApiType::DeltaGrpc | ApiType::AggregatedDeltaGrpc) => Protocol::Delta,
@@ -305,6 +343,7 @@ fn ads(config: &ApiConfigSource, clusters: &[ClusterMessage]) -> Result<Ads, Boo
         cluster: cluster.name.clone(),
         authority: Some(target.authority.clone()).filter(|authority| !authority.is_empty()),
         metadata: metadata.unwrap_or_default(),
+        wildcard,
         // Servers with grpc-go's default enforcement close connections that ping more than once in five
         // minutes; a cluster that asks for TCP keepalive is taken to lead to one of those.
         keepalive: (!resources::tcp_keepalive_only(cluster)).then(Keepalive::default),

@@ -33,8 +33,6 @@ dynamic_resources:
     api_type: DELTA_GRPC
     transport_api_version: V3
     grpc_services: [{{ envoy_grpc: {{ cluster_name: xds }} }}]
-  lds_config: {{ ads: {{}}, resource_api_version: V3 }}
-  cds_config: {{ ads: {{}}, resource_api_version: V3 }}
 static_resources:
   secrets:
   - name: trust-bundle
@@ -95,6 +93,11 @@ fn what_the_injector_writes_is_read() {
     let ads = bootstrap.ads.clone().unwrap();
     assert_eq!((ads.protocol, ads.cluster.as_str()), (Protocol::Delta, "xds"));
     assert_eq!(ads.keepalive, Some(Keepalive::default()));
+    assert_eq!(
+        ads.wildcard,
+        BTreeSet::new(),
+        "sidecars of the mesh ask on demand"
+    );
     let cluster = &bootstrap.clusters[0].value;
     assert!(matches!(&cluster.discovery, Discovery::Dns(names) if names[0].1 == 15128));
     assert_eq!(
@@ -234,6 +237,33 @@ fn a_wrong_field_is_named() {
     ] {
         let error = load(yaml).unwrap_err();
         assert!(error.contains(words), "{error:?} does not say {words:?}");
+    }
+}
+
+#[test]
+fn what_has_the_aggregated_stream_for_its_source_is_asked_for_whole() {
+    let dynamic = |sources: &str| {
+        load(&format!(
+            "{{node: {{id: me}}, static_resources: {{clusters: [{{name: x, type: EDS}}]}}, dynamic_resources: {{{sources}}}}}"
+        ))
+    };
+    let stream = "ads_config: {api_type: GRPC, grpc_services: [{envoy_grpc: {cluster_name: x}}]}";
+    let whole =
+        |sources: &str| dynamic(&format!("{stream}, {sources}")).map(|read| read.ads.unwrap().wildcard);
+    let (lds, cds) = (
+        "lds_config: {ads: {}}",
+        "cds_config: {ads: {}, resource_api_version: V3}",
+    );
+    assert_eq!(whole(lds), Ok(BTreeSet::from([ResourceType::Listener])));
+    let both = BTreeSet::from([ResourceType::Cluster, ResourceType::Listener]);
+    assert_eq!(whole(&format!("{lds}, {cds}")), Ok(both));
+    for refused in [
+        dynamic(lds).map(drop),
+        dynamic(&format!("{stream}, cds_config: {{path: /etc/cds.yaml}}")).map(drop),
+        dynamic(&format!("{stream}, cds_config: {{}}")).map(drop),
+    ] {
+        let error = refused.unwrap_err();
+        assert!(error.contains("only the aggregated stream"), "{error}");
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
+    net::SocketAddr,
     sync::Arc,
+    time::Instant,
 };
 
 use prost_types::Any;
@@ -11,8 +13,9 @@ use weir_xds::{ResourceType, google::rpc};
 use super::{
     Source, State, Status, Store,
     decode::{self, Context, Decoded, Origin},
+    lapse::{self, Lapses},
 };
-use crate::model::{Cluster, Endpoints, Listener, RouteTable, Secret};
+use crate::model::{Listener, Secret};
 
 /// `INVALID_ARGUMENT`.
 const INVALID_ARGUMENT: i32 = 3;
@@ -23,16 +26,31 @@ const MAX_DETAIL: usize = 4096;
 pub(super) struct Sink {
     store: Store,
     status: Status,
+    /// The ends of the resources that have a time to live.
+    pub(super) lapses: Lapses,
     /// Ignored settings that were logged already.
     warned: BTreeSet<&'static str>,
+}
+
+/// A resource of a response.
+pub(super) struct Sent<'a> {
+    /// The name beside the message; empty where the protocol has none.
+    pub(super) name: &'a str,
+    pub(super) version: &'a str,
+    /// How long it lives; `None`: until the server says otherwise.
+    pub(super) ttl: Option<&'a prost_types::Duration>,
+    pub(super) message: Any,
 }
 
 /// What became of the resources of one response.
 pub(super) struct Batch<'a> {
     sink: &'a mut Sink,
     kind: ResourceType,
+    /// Whether everything of the type is asked for, so that names come that nobody watches.
+    wildcard: bool,
     context: Context,
     seen: HashSet<String>,
+    refused: Vec<String>,
     errors: Vec<String>,
 }
 
@@ -41,34 +59,32 @@ impl Sink {
         Self {
             store,
             status,
+            lapses: Lapses::default(),
             warned: BTreeSet::new(),
         }
     }
 
     /// Starts on the resources of a response.
-    pub(super) fn batch(&mut self, kind: ResourceType) -> Batch<'_> {
+    pub(super) fn batch(&mut self, kind: ResourceType, wildcard: bool) -> Batch<'_> {
         Batch {
             sink: self,
             kind,
+            wildcard,
             context: Context::new(Origin::Stream),
             seen: HashSet::new(),
+            refused: Vec::new(),
             errors: Vec::new(),
         }
     }
 }
 
 impl Batch<'_> {
-    /// Takes a resource: `Ok` with its name when it is in force now. `wrapped` is the name beside the message,
-    /// where the protocol has one. `wanted` says whether a name is subscribed to; others are passed over.
-    pub(super) fn take(
-        &mut self,
-        wrapped: Option<&str>,
-        version: &str,
-        any: Any,
-        wanted: impl FnOnce(&str) -> bool,
-    ) -> Option<String> {
+    /// Takes a resource, and gives its name when it is in force now. `wanted` says whether a name is subscribed to;
+    /// others are passed over.
+    pub(super) fn take(&mut self, sent: Sent<'_>, wanted: impl FnOnce(&str) -> bool) -> Option<String> {
+        let any = sent.message;
         let read = decode::resource(self.kind, &any, &mut self.context);
-        let name = match (wrapped.filter(|name| !name.is_empty()), read.name) {
+        let name = match (Some(sent.name).filter(|name| !name.is_empty()), read.name) {
             (Some(wrapped), Some(name)) if wrapped != name => {
                 self.refuse(
                     wrapped,
@@ -97,40 +113,76 @@ impl Batch<'_> {
                 return None;
             }
         };
+        let end = self.end(&name, sent.ttl)?;
+        if self.wildcard
+            && let Decoded::Listener(listener) = &decoded
+            && let Err(error) = reachable(&name, listener)
+        {
+            self.refuse(&name, error);
+            return None;
+        }
         let message = match &decoded {
             Decoded::Secret(secret) if matches!(**secret, Secret::Certificate(_)) => None,
             _ => Some(Arc::new(any)),
         };
         let source = Source {
-            version: version.to_owned(),
+            version: sent.version.to_owned(),
             message,
         };
         self.put(&name, decoded, source);
+        self.sink.lapses.set(self.kind, &name, end);
         Some(name)
+    }
+
+    /// Takes a resource that came without its message: the one in force lives on, from now.
+    pub(super) fn prolong(&mut self, name: &str, ttl: Option<&prost_types::Duration>, is_in_force: bool) {
+        self.seen.insert(name.to_owned());
+        if is_in_force && let Some(end) = self.end(name, ttl) {
+            self.sink.lapses.set(self.kind, name, end);
+        }
+    }
+
+    /// When a resource is gone that lives for `ttl`; `None` outside: it is refused, inside: it is not.
+    fn end(&mut self, name: &str, ttl: Option<&prost_types::Duration>) -> Option<Option<Instant>> {
+        match lapse::end(ttl, Instant::now()) {
+            Ok(end) => Some(end),
+            Err(error) => {
+                self.refuse(name, format!("{} {name:?}: {error}", self.kind));
+                None
+            }
+        }
     }
 
     /// Refuses a resource; the last good one stays in force.
     pub(super) fn refuse(&mut self, name: &str, error: String) {
+        if self.wildcard && !name.is_empty() {
+            self.sink.store.expect(self.kind, name);
+            self.refused.push(name.to_owned());
+        }
         self.sink.store.reject(self.kind, name, error.clone());
         self.errors.push(error);
     }
 
+    /// The names that were refused, where everything is asked for.
+    pub(super) fn refused(&self) -> &[String] {
+        &self.refused
+    }
+
+    /// Whether every resource could be read so far that its name is known: a message that could not has the empty name,
+    /// and could have been any.
+    pub(super) fn is_legible(&self) -> bool {
+        !self.seen.contains("")
+    }
+
     /// Takes the server's word that there is no such resource.
     pub(super) fn remove(&mut self, name: &str) {
-        let store = &self.sink.store;
-        match self.kind {
-            ResourceType::Cluster => store.apply::<Cluster>(name, State::Absent, Source::default()),
-            ResourceType::Endpoints => store.apply::<Endpoints>(name, State::Absent, Source::default()),
-            ResourceType::Secret => store.apply::<Secret>(name, State::Absent, Source::default()),
-            ResourceType::Listener => store.apply::<Listener>(name, State::Absent, Source::default()),
-            ResourceType::Route => store.apply::<RouteTable>(name, State::Absent, Source::default()),
-        }
+        self.sink.lapses.set(self.kind, name, None);
+        self.sink.store.absent(self.kind, name);
     }
 
     /// Whether a name was in the response, taken or not.
     pub(super) fn saw(&self, name: &str) -> bool {
-        // A message that could not be read at all has the empty name, and could have been any.
-        self.seen.contains(name) || self.seen.contains("")
+        self.seen.contains(name)
     }
 
     /// Ends the batch: `None` is an ACK, else the reasons for a NACK.
@@ -179,6 +231,16 @@ impl Batch<'_> {
             Decoded::Route(value) => store.apply(name, State::Ready(value), source),
         }
     }
+}
+
+/// Whether connections can get to a listener: it has an address, or its name is the address that it is found by.
+fn reachable(name: &str, listener: &Listener) -> Result<(), String> {
+    if listener.address.is_some() || name.parse::<SocketAddr>().is_ok() {
+        return Ok(());
+    }
+    Err(format!(
+        "lds {name:?}: with bind_to_port: false it must be named by the address that it is for, such as \"10.96.0.7:80\""
+    ))
 }
 
 /// The error of a NACK.

@@ -1,6 +1,8 @@
 //! The incremental protocol: what to say when a stream opens, when interest changes, and in answer to a
 //! response. Pure but for the store that it publishes into.
 
+use std::time::Instant;
+
 use weir_xds::{
     ResourceType,
     envoy::{
@@ -10,7 +12,7 @@ use weir_xds::{
 };
 
 use super::{
-    apply::{Sink, nack},
+    apply::{Sent, Sink, nack},
     stream::Protocol,
     subscriptions::Subscriptions,
 };
@@ -71,20 +73,37 @@ impl Protocol for Delta {
                 ..answer
             };
         };
-        let mut batch = sink.batch(kind);
+        let mut batch = sink.batch(kind, subscriptions.wildcard(kind));
         for resource in response.resources {
-            // Without a message it only prolongs a time to live, which has no effect here.
-            let Some(any) = resource.resource else { continue };
-            let wanted = |name: &str| subscriptions.contains(kind, name);
-            if let Some(name) = batch.take(Some(&resource.name), &resource.version, any, wanted) {
-                subscriptions.set_version(kind, &name, Some(resource.version));
+            let (name, ttl) = (&resource.name, resource.ttl.as_ref());
+            let Some(message) = resource.resource else {
+                batch.prolong(name, ttl, subscriptions.in_force(kind, name));
+                continue;
+            };
+            let sent = Sent {
+                name,
+                version: &resource.version,
+                ttl,
+                message,
+            };
+            if let Some(name) = batch.take(sent, |name| subscriptions.contains(kind, name)) {
+                subscriptions.arrived(kind, &name, resource.version);
             }
         }
         for name in response.removed_resources {
             if subscriptions.contains(kind, &name) {
-                subscriptions.set_version(kind, &name, None);
+                subscriptions.gone(kind, &name, Instant::now());
                 batch.remove(&name);
             }
+        }
+        for name in batch.refused() {
+            subscriptions.refused(kind, name);
+        }
+        if batch.is_legible() {
+            subscriptions.complete(kind);
+        }
+        for name in subscriptions.absent(kind) {
+            batch.remove(&name);
         }
         Request {
             error_detail: batch.finish(&response.system_version_info),

@@ -6,6 +6,7 @@ mod connect;
 pub mod decode;
 mod delta;
 mod dump;
+mod lapse;
 mod sotw;
 mod status;
 mod store;

@@ -1,8 +1,9 @@
 //! The state-of-the-world protocol: every request names all that is wanted; a response of listeners or
 //! clusters is the full set.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
+use prost_types::Any;
 use weir_xds::{
     ResourceType, TypeUrl,
     envoy::{
@@ -15,10 +16,13 @@ use weir_xds::{
 };
 
 use super::{
-    apply::{Sink, nack},
+    apply::{Sent, Sink, nack},
     stream::Protocol,
     subscriptions::Subscriptions,
 };
+
+/// What the server has to know before it sends resources with a time to live.
+const CLIENT_FEATURES: [&str; 2] = ["xds.config.supports-resource-ttl", "xds.config.resource-in-sotw"];
 
 /// The state of the protocol; versions outlive a stream, nonces do not.
 #[derive(Default)]
@@ -51,7 +55,8 @@ impl Protocol for StateOfTheWorld {
     type Request = Request;
     type Response = Response;
 
-    fn open(&mut self, node: Node, subscriptions: &mut Subscriptions) -> Vec<Request> {
+    fn open(&mut self, mut node: Node, subscriptions: &mut Subscriptions) -> Vec<Request> {
+        node.client_features.extend(CLIENT_FEATURES.map(str::to_owned));
         self.node = Some(node);
         subscriptions.take_changes();
         for last in self.types.values_mut() {
@@ -83,26 +88,39 @@ impl Protocol for StateOfTheWorld {
                 ..Request::default()
             };
         };
-        let mut batch = sink.batch(kind);
+        let version = &response.version_info;
+        let mut batch = sink.batch(kind, subscriptions.wildcard(kind));
+        // A response that does nothing but prolong says nothing of the rest.
+        let mut is_whole = response.resources.is_empty();
         for any in response.resources {
-            let unwrapped = (any.type_url == Wrapped::type_url())
-                .then(|| unpack::<Wrapped>(&any).ok()?.resource)
-                .flatten();
-            let wanted = |name: &str| subscriptions.contains(kind, name);
-            if let Some(name) = batch.take(None, &response.version_info, unwrapped.unwrap_or(any), wanted) {
-                subscriptions.set_version(kind, &name, Some(response.version_info.clone()));
+            let Wrapped {
+                name, ttl, resource, ..
+            } = unwrap(any);
+            let Some(message) = resource else {
+                batch.prolong(&name, ttl.as_ref(), subscriptions.in_force(kind, &name));
+                continue;
+            };
+            is_whole = true;
+            let sent = Sent {
+                name: &name,
+                version,
+                ttl: ttl.as_ref(),
+                message,
+            };
+            if let Some(name) = batch.take(sent, |name| subscriptions.contains(kind, name)) {
+                subscriptions.arrived(kind, &name, version.clone());
             }
         }
-        if matches!(kind, ResourceType::Listener | ResourceType::Cluster) {
-            for name in subscriptions
-                .names(kind)
-                .iter()
-                .filter(|name| !batch.saw(name))
-                .collect::<Vec<_>>()
-            {
-                subscriptions.set_version(kind, name, None);
-                batch.remove(name);
+        for name in batch.refused() {
+            subscriptions.refused(kind, name);
+        }
+        if is_whole && matches!(kind, ResourceType::Listener | ResourceType::Cluster) && batch.is_legible() {
+            let all = subscriptions.all(kind).into_iter();
+            for name in all.filter(|name| !batch.saw(name)).collect::<Vec<_>>() {
+                subscriptions.gone(kind, &name, Instant::now());
+                batch.remove(&name);
             }
+            subscriptions.complete(kind);
         }
         let error_detail = batch.finish(&response.version_info);
         let last = self.types.entry(kind).or_default();
@@ -115,4 +133,13 @@ impl Protocol for StateOfTheWorld {
             ..self.request(kind, subscriptions)
         }
     }
+}
+
+/// A resource with what is beside its message, where that was sent.
+fn unwrap(any: Any) -> Wrapped {
+    let wrapped = (any.type_url == Wrapped::type_url()).then(|| unpack(&any).ok());
+    wrapped.flatten().unwrap_or_else(|| Wrapped {
+        resource: Some(any),
+        ..Wrapped::default()
+    })
 }

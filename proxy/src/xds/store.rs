@@ -9,7 +9,7 @@
 
 use std::{
     any::Any,
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
@@ -147,6 +147,7 @@ pub struct Store {
     interest: mpsc::UnboundedSender<Interest>,
     /// Whether there is no server to ask.
     sealed: Arc<AtomicBool>,
+    arrivals: watch::Sender<()>,
 }
 
 type Entries = HashMap<(ResourceType, Arc<str>), Entry>;
@@ -179,6 +180,7 @@ impl Store {
             entries: Arc::default(),
             interest,
             sealed: Arc::default(),
+            arrivals: watch::Sender::default(),
         };
         (store, changes)
     }
@@ -255,8 +257,56 @@ impl Store {
             .or_insert_with(Entry::pending::<T>);
         match (entry.owner, &state) {
             (Owner::Local, _) | (Owner::Seed, State::Absent | State::Pending) => {}
+            (Owner::Stream, State::Absent) if entry.summary == Summary::Absent => entry.error = None,
             _ => entry.set(state, source),
         }
+        drop(entries);
+        if matches!(T::TYPE, ResourceType::Listener | ResourceType::Cluster) {
+            self.arrivals.send_replace(());
+        }
+    }
+
+    /// Takes the server's word that there is no such resource.
+    pub fn absent(&self, kind: ResourceType, name: &str) {
+        match kind {
+            ResourceType::Cluster => self.apply::<Cluster>(name, State::Absent, Source::default()),
+            ResourceType::Endpoints => self.apply::<Endpoints>(name, State::Absent, Source::default()),
+            ResourceType::Secret => self.apply::<Secret>(name, State::Absent, Source::default()),
+            ResourceType::Listener => self.apply::<Listener>(name, State::Absent, Source::default()),
+            ResourceType::Route => self.apply::<RouteTable>(name, State::Absent, Source::default()),
+        }
+    }
+
+    /// Says that the server has such a resource, though it is not known yet what it says.
+    pub fn expect(&self, kind: ResourceType, name: &str) {
+        let pending = match kind {
+            ResourceType::Cluster => Entry::pending::<Cluster>,
+            ResourceType::Endpoints => Entry::pending::<Endpoints>,
+            ResourceType::Secret => Entry::pending::<Secret>,
+            ResourceType::Listener => Entry::pending::<Listener>,
+            ResourceType::Route => Entry::pending::<RouteTable>,
+        };
+        let mut entries = self.entries.lock();
+        entries.entry((kind, name.into())).or_insert_with(pending);
+    }
+
+    /// Every resource that the server has sent and that is in force, by name.
+    pub fn served<T: Stored>(&self) -> BTreeMap<Arc<str>, Arc<T>> {
+        let entries = self.entries.lock();
+        let served = entries
+            .iter()
+            .filter(|((kind, _), entry)| *kind == T::TYPE && entry.owner == Owner::Stream);
+        served
+            .filter_map(|((_, name), entry)| {
+                let state = entry.sender::<T>().borrow();
+                Some((name.clone(), state.ready()?.clone()))
+            })
+            .collect()
+    }
+
+    /// Wakes when the server has sent or removed a listener or a cluster.
+    pub fn arrivals(&self) -> watch::Receiver<()> {
+        self.arrivals.subscribe()
     }
 
     /// Notes that the server sent a version that is not usable; the last good one stays in force.

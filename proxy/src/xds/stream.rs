@@ -86,12 +86,12 @@ impl Stream {
 
     async fn follow<P: Protocol>(mut self, call: Call<P>) {
         let mut protocol = P::default();
-        let mut subscriptions = Subscriptions::new(self.idle_grace);
+        let mut subscriptions = Subscriptions::new(self.idle_grace, &self.ads.wildcard);
         let mut sink = Sink::new(self.store.clone(), self.status.clone());
         let mut pause = Pause::default();
         loop {
             let mut served = Duration::ZERO;
-            let error = match self.open(&mut subscriptions).await {
+            let error = match self.open(&mut subscriptions, &mut sink).await {
                 Ok(channel) => {
                     let opened = Instant::now();
                     let (requests, outgoing) = mpsc::unbounded_channel();
@@ -116,7 +116,8 @@ impl Stream {
             self.status.failed(&error);
             let wait = pause.next(served, rand::random());
             tracing::warn!(%error, retry_in = ?wait, "no stream to the control plane; the last good configuration stays in force");
-            self.meanwhile(&mut subscriptions, tokio::time::sleep(wait)).await;
+            self.meanwhile(&mut subscriptions, &mut sink, tokio::time::sleep(wait))
+                .await;
         }
     }
 
@@ -131,7 +132,7 @@ impl Stream {
         request
     }
 
-    async fn open(&mut self, subscriptions: &mut Subscriptions) -> Result<Channel, String> {
+    async fn open(&mut self, subscriptions: &mut Subscriptions, sink: &mut Sink) -> Result<Channel, String> {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
         let authority = if let Some(authority) = &self.ads.authority {
             authority
@@ -143,10 +144,8 @@ impl Stream {
         let (connect, authority, keepalive) =
             (self.connect.clone(), authority.to_owned(), self.ads.keepalive);
         let opening = connect::channel(&connect, &authority, keepalive);
-        match self
-            .meanwhile(subscriptions, tokio::time::timeout(CONNECT_TIMEOUT, opening))
-            .await
-        {
+        let opening = tokio::time::timeout(CONNECT_TIMEOUT, opening);
+        match self.meanwhile(subscriptions, sink, opening).await {
             Ok(Ok(channel)) => Ok(channel),
             Ok(Err(error)) => Err(with_causes(&error)),
             Err(_) => Err("connecting took too long".to_owned()),
@@ -174,9 +173,8 @@ impl Stream {
                     None => return "the control plane ended the stream".to_owned(),
                 },
                 Some(interest) = self.interest.recv() => self.follow_interest(subscriptions, interest),
-                () = until(subscriptions.next_expiry()) => {
-                    let store = &self.store;
-                    subscriptions.expire(Instant::now(), |kind, name| store.forget(kind, name));
+                () = until(sooner(subscriptions.next_expiry(), sink.lapses.next())) => {
+                    self.expire(subscriptions, sink);
                 }
             }
             for request in protocol.changed(subscriptions) {
@@ -186,15 +184,19 @@ impl Stream {
     }
 
     /// Follows interest while something else goes on.
-    async fn meanwhile<F: Future>(&mut self, subscriptions: &mut Subscriptions, other: F) -> F::Output {
+    async fn meanwhile<F: Future>(
+        &mut self,
+        subscriptions: &mut Subscriptions,
+        sink: &mut Sink,
+        other: F,
+    ) -> F::Output {
         let mut other = pin!(other);
         loop {
             tokio::select! {
                 output = &mut other => return output,
                 Some(interest) = self.interest.recv() => self.follow_interest(subscriptions, interest),
-                () = until(subscriptions.next_expiry()) => {
-                    let store = &self.store;
-                    subscriptions.expire(Instant::now(), |kind, name| store.forget(kind, name));
+                () = until(sooner(subscriptions.next_expiry(), sink.lapses.next())) => {
+                    self.expire(subscriptions, sink);
                 }
             }
         }
@@ -203,11 +205,37 @@ impl Stream {
     /// Takes all that is there, so that names wanted together are asked for together.
     fn follow_interest(&mut self, subscriptions: &mut Subscriptions, first: Interest) {
         let now = Instant::now();
-        subscriptions.follow(first, now);
-        while let Ok(next) = self.interest.try_recv() {
-            subscriptions.follow(next, now);
+        let mut next = Some(first);
+        while let Some(interest) = next {
+            if subscriptions.follow(&interest, now)
+                && let Interest::Wanted(kind, name) = &interest
+            {
+                self.store.absent(*kind, name);
+            }
+            next = self.interest.try_recv().ok();
         }
     }
+
+    /// Gives up what is idle, and what the server did not prolong.
+    fn expire(&self, subscriptions: &mut Subscriptions, sink: &mut Sink) {
+        let (store, now) = (&self.store, Instant::now());
+        subscriptions.expire(now, |kind, name| {
+            let forgotten = store.forget(kind, name);
+            if forgotten {
+                sink.lapses.set(kind, name, None);
+            }
+            forgotten
+        });
+        while let Some((kind, name)) = sink.lapses.over(now) {
+            tracing::warn!(%kind, name = &*name, "its time to live is over: gone until the control plane sends it again");
+            subscriptions.gone(kind, &name, now);
+            store.absent(kind, &name);
+        }
+    }
+}
+
+fn sooner(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.into_iter().chain(other).min()
 }
 
 async fn until(at: Option<Instant>) {

@@ -1,5 +1,5 @@
-//! What the stream is subscribed to: the names that are watched, and those not watched for a while yet. Pure;
-//! time is passed in.
+//! What the stream is subscribed to: the names that are watched, and those not watched for a while yet; of some types
+//! everything instead, whatever its names. Pure; time is passed in.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -22,6 +22,10 @@ pub(super) struct Subscriptions {
 
 #[derive(Debug, Default)]
 struct Names {
+    /// Whether everything is asked for, and no names.
+    wildcard: bool,
+    /// Whether the server has sent everything, so that what it did not send is not there.
+    complete: bool,
     known: BTreeMap<Arc<str>, Known>,
     subscribe: BTreeSet<Arc<str>>,
     unsubscribe: BTreeSet<Arc<str>>,
@@ -31,6 +35,8 @@ struct Names {
 struct Known {
     /// Version of the one in force; `None`: none is.
     version: Option<String>,
+    /// Whether there is one at the server, of a type of which everything is asked for.
+    sent: bool,
     idle_since: Option<Instant>,
     /// Whether it is in `idle`.
     queued: bool,
@@ -45,41 +51,58 @@ pub(super) struct Change {
 }
 
 impl Subscriptions {
-    /// Names stay subscribed for `grace` after the last watcher.
-    pub(super) fn new(grace: Duration) -> Self {
+    /// Names stay subscribed for `grace` after the last watcher. Of the types in `wildcard` everything is asked for.
+    pub(super) fn new(grace: Duration, wildcard: &BTreeSet<ResourceType>) -> Self {
+        let whole = || Names {
+            wildcard: true,
+            ..Names::default()
+        };
         Self {
             grace,
-            types: BTreeMap::new(),
+            types: wildcard.iter().map(|kind| (*kind, whole())).collect(),
             idle: VecDeque::new(),
         }
     }
 
-    /// Follows a change of interest.
-    pub(super) fn follow(&mut self, interest: Interest, now: Instant) {
+    /// Follows a change of interest. `true`: a name is wanted of which it is known already that there is no such
+    /// resource.
+    #[must_use]
+    pub(super) fn follow(&mut self, interest: &Interest, now: Instant) -> bool {
         match interest {
             Interest::Wanted(kind, name) => {
-                let names = self.types.entry(kind).or_default();
-                if let Some(known) = names.known.get_mut(&name) {
+                let names = self.types.entry(*kind).or_default();
+                if let Some(known) = names.known.get_mut(name) {
                     known.idle_since = None;
-                    return;
+                } else {
+                    names.known.insert(name.clone(), Known::default());
+                    // Told even when the server still counts it as subscribed: asking again makes it send again.
+                    names.unsubscribe.remove(name);
+                    if !names.wildcard {
+                        names.subscribe.insert(name.clone());
+                    }
                 }
-                names.known.insert(name.clone(), Known::default());
-                // Told even when the server still counts it as subscribed: asking again makes it send again.
-                names.unsubscribe.remove(&name);
-                names.subscribe.insert(name);
+                names.complete && names.known.get(name).is_some_and(|known| !known.sent)
             }
             Interest::Unwanted(kind, name) => {
-                let known = self
-                    .types
-                    .get_mut(&kind)
-                    .and_then(|names| names.known.get_mut(&name));
-                let Some(known) = known else { return };
-                known.idle_since = Some(now);
-                if !known.queued {
-                    known.queued = true;
-                    self.idle.push_back((now + self.grace, kind, name));
-                }
+                self.idle(*kind, name, now);
+                false
             }
+        }
+    }
+
+    /// Looks at a name again after the grace.
+    fn idle(&mut self, kind: ResourceType, name: &str, now: Instant) {
+        let Some(names) = self.types.get_mut(&kind) else {
+            return;
+        };
+        let name: Arc<str> = name.into();
+        let Some(known) = names.known.get_mut(&name) else {
+            return;
+        };
+        known.idle_since = Some(now);
+        if !known.queued {
+            known.queued = true;
+            self.idle.push_back((now + self.grace, kind, name));
         }
     }
 
@@ -108,9 +131,10 @@ impl Subscriptions {
                     known.queued = true;
                     self.idle.push_back((now + self.grace, kind, name));
                 }
+                Some(_) if known.sent => known.idle_since = None,
                 Some(_) if forget(kind, &name) => {
                     names.known.remove(&name);
-                    if !names.subscribe.remove(&name) {
+                    if !names.subscribe.remove(&name) && !names.wildcard {
                         names.unsubscribe.insert(name);
                     }
                 }
@@ -121,36 +145,92 @@ impl Subscriptions {
 
     /// Whether the name is subscribed to.
     pub(super) fn contains(&self, kind: ResourceType, name: &str) -> bool {
-        self.types
-            .get(&kind)
-            .is_some_and(|names| names.known.contains_key(name))
+        let names = self.types.get(&kind);
+        names.is_some_and(|names| names.wildcard || names.known.contains_key(name))
     }
 
-    /// Notes the version in force, or that there is none.
-    pub(super) fn set_version(&mut self, kind: ResourceType, name: &str, version: Option<String>) {
-        let known = self
-            .types
-            .get_mut(&kind)
-            .and_then(|names| names.known.get_mut(name));
-        if let Some(known) = known {
-            known.version = version;
+    /// Whether there is one of this name in force.
+    pub(super) fn in_force(&self, kind: ResourceType, name: &str) -> bool {
+        let known = self.types.get(&kind).and_then(|names| names.known.get(name));
+        known.is_some_and(|known| known.version.is_some())
+    }
+
+    /// Whether everything of this type is asked for.
+    pub(super) fn wildcard(&self, kind: ResourceType) -> bool {
+        self.types.get(&kind).is_some_and(|names| names.wildcard)
+    }
+
+    /// Notes the version that the server sent and that is in force now.
+    pub(super) fn arrived(&mut self, kind: ResourceType, name: &str, version: String) {
+        if let Some(known) = self.sent(kind, name) {
+            known.version = Some(version);
         }
     }
 
-    /// Types with at least one name.
+    /// Notes that the server has such a resource, but none that is usable.
+    pub(super) fn refused(&mut self, kind: ResourceType, name: &str) {
+        self.sent(kind, name);
+    }
+
+    /// Notes that there is none in force any more.
+    pub(super) fn gone(&mut self, kind: ResourceType, name: &str, now: Instant) {
+        let Some(names) = self.types.get_mut(&kind) else {
+            return;
+        };
+        let Some(known) = names.known.get_mut(name) else {
+            return;
+        };
+        known.version = None;
+        if std::mem::take(&mut known.sent) {
+            self.idle(kind, name, now);
+        }
+    }
+
+    /// Notes that the server has sent everything of this type, if that was asked for.
+    pub(super) fn complete(&mut self, kind: ResourceType) {
+        if let Some(names) = self.types.get_mut(&kind) {
+            names.complete = names.wildcard;
+        }
+    }
+
+    /// What is known of a name that the server has sent; `None` when it was not asked for.
+    fn sent(&mut self, kind: ResourceType, name: &str) -> Option<&mut Known> {
+        let names = self.types.get_mut(&kind)?;
+        if names.wildcard && !names.known.contains_key(name) {
+            names.known.insert(name.into(), Known::default());
+        }
+        let known = names.known.get_mut(name)?;
+        known.sent = names.wildcard;
+        Some(known)
+    }
+
+    /// Types of which something is asked for.
     pub(super) fn types(&self) -> Vec<ResourceType> {
-        let used = self.types.iter().filter(|(_, names)| !names.known.is_empty());
+        let used = self.types.iter();
+        let used = used.filter(|(_, names)| names.wildcard || !names.known.is_empty());
         used.map(|(kind, _)| *kind).collect()
     }
 
-    /// Every name of a type.
+    /// Every name of a type that the server is told; none where everything is asked for.
     pub(super) fn names(&self, kind: ResourceType) -> Vec<String> {
-        let names = self
-            .types
-            .get(&kind)
-            .into_iter()
-            .flat_map(|names| names.known.keys());
+        match self.wildcard(kind) {
+            true => Vec::new(),
+            false => self.all(kind),
+        }
+    }
+
+    /// Every name of a type that is wanted, or was sent as part of everything.
+    pub(super) fn all(&self, kind: ResourceType) -> Vec<String> {
+        let names = self.types.get(&kind).into_iter();
+        let names = names.flat_map(|names| names.known.keys());
         names.map(|name| name.to_string()).collect()
+    }
+
+    /// Names that are wanted and that the server did not send, though it has sent everything of their type.
+    pub(super) fn absent(&self, kind: ResourceType) -> Vec<String> {
+        let names = self.types.get(&kind).filter(|names| names.complete).into_iter();
+        let absent = names.flat_map(|names| names.known.iter().filter(|(_, known)| !known.sent));
+        absent.map(|(name, _)| name.to_string()).collect()
     }
 
     /// The versions in force, of the names that have one.
@@ -206,23 +286,23 @@ mod tests {
 
     #[test]
     fn the_server_hears_of_a_name_once() {
-        let mut subscriptions = Subscriptions::new(GRACE);
+        let mut subscriptions = Subscriptions::new(GRACE, &BTreeSet::new());
         let now = Instant::now();
-        subscriptions.follow(wanted("a"), now);
-        subscriptions.follow(wanted("a"), now);
+        assert!(!subscriptions.follow(&wanted("a"), now));
+        assert!(!subscriptions.follow(&wanted("a"), now));
         assert_eq!(subscriptions.take_changes(), change(&["a"], &[]));
-        subscriptions.follow(unwanted("a"), now);
-        subscriptions.follow(wanted("a"), now);
+        assert!(!subscriptions.follow(&unwanted("a"), now));
+        assert!(!subscriptions.follow(&wanted("a"), now));
         assert_eq!(subscriptions.take_changes(), vec![]);
     }
 
     #[test]
     fn an_idle_name_is_given_up_after_the_grace() {
-        let mut subscriptions = Subscriptions::new(GRACE);
+        let mut subscriptions = Subscriptions::new(GRACE, &BTreeSet::new());
         let start = Instant::now();
-        subscriptions.follow(wanted("a"), start);
+        assert!(!subscriptions.follow(&wanted("a"), start));
         subscriptions.take_changes();
-        subscriptions.follow(unwanted("a"), start);
+        assert!(!subscriptions.follow(&unwanted("a"), start));
         subscriptions.expire(start + GRACE / 2, |_, _| true);
         assert!(subscriptions.contains(KIND, "a"));
         subscriptions.expire(start + GRACE, |_, _| true);
@@ -232,13 +312,13 @@ mod tests {
 
     #[test]
     fn a_name_in_use_again_stays() {
-        let mut subscriptions = Subscriptions::new(GRACE);
+        let mut subscriptions = Subscriptions::new(GRACE, &BTreeSet::new());
         let start = Instant::now();
-        subscriptions.follow(wanted("a"), start);
+        assert!(!subscriptions.follow(&wanted("a"), start));
         subscriptions.take_changes();
-        subscriptions.follow(unwanted("a"), start);
-        subscriptions.follow(wanted("a"), start);
-        subscriptions.follow(unwanted("a"), start + GRACE / 2);
+        assert!(!subscriptions.follow(&unwanted("a"), start));
+        assert!(!subscriptions.follow(&wanted("a"), start));
+        assert!(!subscriptions.follow(&unwanted("a"), start + GRACE / 2));
         subscriptions.expire(start + GRACE, |_, _| true);
         assert!(subscriptions.contains(KIND, "a"));
         subscriptions.expire(start + GRACE * 2, |_, _| false);
@@ -248,11 +328,57 @@ mod tests {
 
     #[test]
     fn a_name_given_up_before_it_was_told_is_never_told() {
-        let mut subscriptions = Subscriptions::new(GRACE);
+        let mut subscriptions = Subscriptions::new(GRACE, &BTreeSet::new());
         let start = Instant::now();
-        subscriptions.follow(wanted("a"), start);
-        subscriptions.follow(unwanted("a"), start);
+        assert!(!subscriptions.follow(&wanted("a"), start));
+        assert!(!subscriptions.follow(&unwanted("a"), start));
         subscriptions.expire(start + GRACE, |_, _| true);
+        assert_eq!(subscriptions.take_changes(), vec![]);
+    }
+
+    #[test]
+    fn where_everything_is_asked_for_no_name_is_told() {
+        let mut subscriptions = Subscriptions::new(GRACE, &BTreeSet::from([KIND]));
+        let start = Instant::now();
+        assert_eq!(subscriptions.types(), [KIND]);
+        assert!(!subscriptions.follow(&wanted("a"), start), "not known yet");
+        assert!(subscriptions.contains(KIND, "b"));
+        subscriptions.arrived(KIND, "b", "1".to_owned());
+        subscriptions.refused(KIND, "c");
+        subscriptions.complete(KIND);
+        assert_eq!(subscriptions.absent(KIND), ["a"]);
+        assert!(!subscriptions.follow(&wanted("b"), start), "it is there");
+        assert!(
+            !subscriptions.follow(&wanted("c"), start),
+            "it is there, but broken"
+        );
+        assert!(subscriptions.follow(&wanted("d"), start));
+        assert_eq!(subscriptions.names(KIND), [""; 0]);
+        assert_eq!(subscriptions.all(KIND), ["a", "b", "c", "d"]);
+        assert_eq!(
+            subscriptions.versions(KIND),
+            BTreeMap::from([("b".to_owned(), "1".to_owned())])
+        );
+        assert_eq!(subscriptions.take_changes(), vec![]);
+    }
+
+    #[test]
+    fn what_the_server_has_is_kept_and_the_rest_forgotten_when_idle() {
+        let mut subscriptions = Subscriptions::new(GRACE, &BTreeSet::from([KIND]));
+        let start = Instant::now();
+        subscriptions.arrived(KIND, "a", "1".to_owned());
+        subscriptions.complete(KIND);
+        for name in ["a", "b"] {
+            let absent = subscriptions.follow(&wanted(name), start);
+            assert_eq!(absent, name == "b");
+            assert!(!subscriptions.follow(&unwanted(name), start));
+        }
+        subscriptions.expire(start + GRACE, |_, name| name == "b");
+        assert_eq!(subscriptions.all(KIND), ["a"]);
+        subscriptions.gone(KIND, "a", start + GRACE);
+        assert_eq!(subscriptions.absent(KIND), ["a"]);
+        subscriptions.expire(start + GRACE * 2, |_, _| true);
+        assert_eq!(subscriptions.all(KIND), [""; 0]);
         assert_eq!(subscriptions.take_changes(), vec![]);
     }
 }

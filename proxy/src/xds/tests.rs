@@ -1,6 +1,6 @@
 //! The stream against a server on loopback that a test plays by hand.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -110,6 +110,10 @@ impl Drop for World {
 
 impl World {
     async fn new(protocol: Protocol, idle_grace: Duration) -> Self {
+        Self::with(protocol, idle_grace, BTreeSet::new()).await
+    }
+
+    async fn with(protocol: Protocol, idle_grace: Duration, wildcard: BTreeSet<ResourceType>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (delta_sender, delta) = mpsc::unbounded_channel();
@@ -136,6 +140,7 @@ impl World {
                 cluster: "xds".into(),
                 authority: None,
                 metadata: Vec::new(),
+                wildcard,
                 keepalive: Some(Keepalive::default()),
             },
             node: Node {

@@ -150,7 +150,9 @@ mod tests {
         };
         let message = bootstrap(Some(envoy));
         assert_eq!(message["node"]["cluster"], "web.shop");
-        assert_eq!(message["dynamic_resources"]["ads_config"]["api_type"], "GRPC");
+        let dynamic = &message["dynamic_resources"];
+        assert_eq!(dynamic["ads_config"]["api_type"], "GRPC");
+        assert!(dynamic["lds_config"]["ads"].is_object() && dynamic["cds_config"]["ads"].is_object());
         assert!(message["static_resources"]["secrets"].is_null());
         let text = message.to_string();
         assert!(
@@ -159,10 +161,9 @@ mod tests {
         );
 
         let message = bootstrap(None);
-        assert_eq!(
-            message["dynamic_resources"]["ads_config"]["api_type"],
-            "DELTA_GRPC"
-        );
+        let dynamic = &message["dynamic_resources"];
+        assert_eq!(dynamic["ads_config"]["api_type"], "DELTA_GRPC");
+        assert!(dynamic["lds_config"].is_null() && dynamic["cds_config"].is_null());
         assert!(message["static_resources"]["secrets"].is_array());
     }
 

@@ -113,6 +113,7 @@ fn osm_starts_us() {
     let bootstrap = Etc::new().load();
     let ads = bootstrap.ads.unwrap();
     assert_eq!((ads.protocol, ads.keepalive), (Protocol::StateOfTheWorld, None));
+    assert_eq!(ads.wildcard.len(), 2, "as Envoy would ask");
     let names: Vec<_> = bootstrap
         .secrets
         .iter()
