@@ -123,6 +123,11 @@ impl App {
         self.context.store.clone()
     }
 
+    /// How the stream from the control plane fares.
+    pub fn stream(&self) -> xds::Status {
+        self.context.stream.clone()
+    }
+
     /// What is counted.
     pub fn telemetry(&self) -> Telemetry {
         self.context.telemetry.clone()

@@ -73,6 +73,7 @@ impl Protocol for Delta {
                 ..answer
             };
         };
+        let now = Instant::now();
         let mut batch = sink.batch(kind, subscriptions.wildcard(kind));
         for resource in response.resources {
             let (name, ttl) = (&resource.name, resource.ttl.as_ref());
@@ -92,7 +93,7 @@ impl Protocol for Delta {
         }
         for name in response.removed_resources {
             if subscriptions.contains(kind, &name) {
-                subscriptions.gone(kind, &name, Instant::now());
+                subscriptions.gone(kind, &name, now);
                 batch.remove(&name);
             }
         }
@@ -102,12 +103,17 @@ impl Protocol for Delta {
         if batch.is_legible() {
             subscriptions.complete(kind);
         }
-        for name in subscriptions.absent(kind) {
+        for name in subscriptions.absent(kind, now) {
             batch.remove(&name);
         }
         Request {
             error_detail: batch.finish(&response.system_version_info),
             ..answer
         }
+    }
+
+    fn refusal(request: &Request) -> (&str, Option<&str>) {
+        let error = request.error_detail.as_ref();
+        (&request.type_url, error.map(|error| error.message.as_str()))
     }
 }

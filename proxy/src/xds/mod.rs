@@ -7,6 +7,7 @@ pub mod decode;
 mod delta;
 mod dump;
 mod lapse;
+mod refusals;
 mod sotw;
 mod status;
 mod store;

@@ -115,12 +115,16 @@ impl Protocol for StateOfTheWorld {
             subscriptions.refused(kind, name);
         }
         if is_whole && matches!(kind, ResourceType::Listener | ResourceType::Cluster) && batch.is_legible() {
-            let all = subscriptions.all(kind).into_iter();
-            for name in all.filter(|name| !batch.saw(name)).collect::<Vec<_>>() {
-                subscriptions.gone(kind, &name, Instant::now());
+            let now = Instant::now();
+            let expected = subscriptions.expected(kind).into_iter();
+            for name in expected.filter(|name| !batch.saw(name)).collect::<Vec<_>>() {
+                subscriptions.gone(kind, &name, now);
                 batch.remove(&name);
             }
             subscriptions.complete(kind);
+            for name in subscriptions.absent(kind, now) {
+                batch.remove(&name);
+            }
         }
         let error_detail = batch.finish(&response.version_info);
         let last = self.types.entry(kind).or_default();
@@ -132,6 +136,11 @@ impl Protocol for StateOfTheWorld {
             error_detail,
             ..self.request(kind, subscriptions)
         }
+    }
+
+    fn refusal(request: &Request) -> (&str, Option<&str>) {
+        let error = request.error_detail.as_ref();
+        (&request.type_url, error.map(|error| error.message.as_str()))
     }
 }
 

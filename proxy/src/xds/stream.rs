@@ -9,16 +9,25 @@ use std::{
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::{Request, metadata::AsciiMetadataKey, transport::Channel};
-use weir_xds::envoy::{
-    config::core::v3::Node,
-    service::discovery::v3::{
-        self as discovery, aggregated_discovery_service_client::AggregatedDiscoveryServiceClient as Client,
+use tonic::{Code, Request, metadata::AsciiMetadataKey, transport::Channel};
+use weir_xds::{
+    ResourceType,
+    envoy::{
+        config::core::v3::Node,
+        service::discovery::v3::{
+            self as discovery,
+            aggregated_discovery_service_client::AggregatedDiscoveryServiceClient as Client,
+        },
     },
 };
 
 use super::{
-    Connect, Interest, Status, Store, apply::Sink, connect, delta::Delta, sotw::StateOfTheWorld,
+    Connect, Interest, Status, Store,
+    apply::Sink,
+    connect,
+    delta::Delta,
+    refusals::{Held, Refusals},
+    sotw::StateOfTheWorld,
     subscriptions::Subscriptions,
 };
 use crate::bootstrap::{Ads, Protocol as Variant};
@@ -69,6 +78,8 @@ pub(super) trait Protocol: Default + Send {
         subscriptions: &mut Subscriptions,
         sink: &mut Sink,
     ) -> Self::Request;
+    /// The type that a request is about, and why it refuses a response, if it does.
+    fn refusal(request: &Self::Request) -> (&str, Option<&str>);
 }
 
 type Requests<R> = Request<mpsc::UnboundedReceiver<R>>;
@@ -107,9 +118,13 @@ impl Stream {
                         responses,
                         &mut pause,
                     );
-                    let error = talk.await;
+                    let ended = talk.await;
                     served = opened.elapsed();
-                    error
+                    if ended.would_again {
+                        served = Duration::ZERO;
+                        pause.lengthen();
+                    }
+                    ended.why
                 }
                 Err(error) => error,
             };
@@ -152,7 +167,7 @@ impl Stream {
         }
     }
 
-    /// Talks on one stream until it ends, and says why it did.
+    /// Talks on one stream until it ends.
     async fn converse<P: Protocol>(
         &mut self,
         protocol: &mut P,
@@ -161,20 +176,36 @@ impl Stream {
         requests: &mpsc::UnboundedSender<P::Request>,
         mut responses: Responses<P>,
         pause: &mut Pause,
-    ) -> String {
+    ) -> Ended {
+        let (mut refusals, mut held) = (Refusals::default(), Held::default());
         loop {
+            let due = [subscriptions.next_expiry(), sink.lapses.next(), held.next()];
             tokio::select! {
                 response = responses.next() => match response {
                     Some(Ok(response)) => {
                         pause.reset();
-                        let _ = requests.send(protocol.answer(response, subscriptions, sink));
+                        let answer = protocol.answer(response, subscriptions, sink);
+                        let (url, refused) = P::refusal(&answer);
+                        let kind = ResourceType::from_url(url);
+                        let wait = refusals.pause(kind, refused);
+                        if let Some(earlier) = held.of(kind) {
+                            let _ = requests.send(earlier);
+                        }
+                        if wait.is_zero() {
+                            let _ = requests.send(answer);
+                        } else {
+                            held.hold(Instant::now() + wait, kind, answer);
+                        }
                     }
-                    Some(Err(status)) => return describe(&status),
-                    None => return "the control plane ended the stream".to_owned(),
+                    Some(Err(status)) => return Ended::by(&status),
+                    None => return Ended::unasked(),
                 },
                 Some(interest) = self.interest.recv() => self.follow_interest(subscriptions, interest),
-                () = until(sooner(subscriptions.next_expiry(), sink.lapses.next())) => {
+                () = until(due.into_iter().flatten().min()) => {
                     self.expire(subscriptions, sink);
+                    while let Some(answer) = held.due(Instant::now()) {
+                        let _ = requests.send(answer);
+                    }
                 }
             }
             for request in protocol.changed(subscriptions) {
@@ -192,12 +223,11 @@ impl Stream {
     ) -> F::Output {
         let mut other = pin!(other);
         loop {
+            let due = [subscriptions.next_expiry(), sink.lapses.next()];
             tokio::select! {
                 output = &mut other => return output,
                 Some(interest) = self.interest.recv() => self.follow_interest(subscriptions, interest),
-                () = until(sooner(subscriptions.next_expiry(), sink.lapses.next())) => {
-                    self.expire(subscriptions, sink);
-                }
+                () = until(due.into_iter().flatten().min()) => self.expire(subscriptions, sink),
             }
         }
     }
@@ -226,16 +256,16 @@ impl Stream {
             }
             forgotten
         });
+        while let Some((kind, name)) = subscriptions.overdue(now) {
+            tracing::warn!(%kind, name = &*name, "named by a route, but the control plane has none");
+            store.absent(kind, &name);
+        }
         while let Some((kind, name)) = sink.lapses.over(now) {
             tracing::warn!(%kind, name = &*name, "its time to live is over: gone until the control plane sends it again");
             subscriptions.gone(kind, &name, now);
             store.absent(kind, &name);
         }
     }
-}
-
-fn sooner(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
-    one.into_iter().chain(other).min()
 }
 
 async fn until(at: Option<Instant>) {
@@ -275,8 +305,33 @@ fn call_sotw(
     futures::stream::once(opening).try_flatten().boxed()
 }
 
-fn describe(status: &tonic::Status) -> String {
-    format!("the stream failed: {:?}: {}", status.code(), status.message())
+/// Why a stream is over.
+struct Ended {
+    why: String,
+    /// Whether the next one would end the same way, so that there is no hurry.
+    would_again: bool,
+}
+
+impl Ended {
+    fn unasked() -> Self {
+        Self {
+            why: "the control plane ended the stream".to_owned(),
+            would_again: false,
+        }
+    }
+
+    fn by(status: &tonic::Status) -> Self {
+        let (code, message) = (status.code(), status.message());
+        let is_too_large = code == Code::OutOfRange;
+        let remedy = match is_too_large {
+            true => "; the control plane has to send less at a time",
+            false => "",
+        };
+        Self {
+            why: format!("the stream failed: {code:?}: {message}{remedy}"),
+            would_again: is_too_large,
+        }
+    }
 }
 
 /// The error with its causes, but for those that its text already tells.
@@ -317,6 +372,11 @@ impl Pause {
     fn reset(&mut self) {
         self.failures = 0;
     }
+
+    /// Makes the next pause one of the longest.
+    fn lengthen(&mut self) {
+        self.failures = u32::MAX;
+    }
 }
 
 #[cfg(test)]
@@ -334,6 +394,13 @@ mod tests {
         }
         pause.reset();
         assert_eq!(pause.next(Duration::ZERO, 0.5), Duration::from_millis(500));
+    }
+
+    #[test]
+    fn there_is_no_hurry_to_fail_again() {
+        let mut pause = Pause::default();
+        pause.lengthen();
+        assert!(pause.next(Duration::ZERO, 0.0) >= LONGEST_PAUSE / 2);
     }
 
     #[test]

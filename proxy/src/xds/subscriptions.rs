@@ -11,6 +11,10 @@ use weir_xds::ResourceType;
 
 use super::Interest;
 
+/// How long a cluster may be on its way that a route names already. Listeners are not waited for: most addresses that
+/// an application dials have none.
+const ON_ITS_WAY: Duration = Duration::from_secs(5);
+
 /// Names by type, what is known of each, and what the server has not been told yet.
 #[derive(Debug)]
 pub(super) struct Subscriptions {
@@ -18,6 +22,8 @@ pub(super) struct Subscriptions {
     types: BTreeMap<ResourceType, Names>,
     /// Names to look at again, in order of time.
     idle: VecDeque<(Instant, ResourceType, Arc<str>)>,
+    /// Names that may still be on their way, in order of the time when they are given up.
+    awaited: VecDeque<(Instant, ResourceType, Arc<str>)>,
 }
 
 #[derive(Debug, Default)]
@@ -37,9 +43,18 @@ struct Known {
     version: Option<String>,
     /// Whether there is one at the server, of a type of which everything is asked for.
     sent: bool,
+    /// Until when it may be on its way though everything of its type was sent.
+    awaited_until: Option<Instant>,
     idle_since: Option<Instant>,
     /// Whether it is in `idle`.
     queued: bool,
+}
+
+impl Known {
+    /// Whether there is none at a server that has sent everything.
+    fn is_absent(&self, now: Instant) -> bool {
+        !self.sent && self.awaited_until.is_none_or(|until| until <= now)
+    }
 }
 
 /// A change that the server has to be told.
@@ -61,6 +76,7 @@ impl Subscriptions {
             grace,
             types: wildcard.iter().map(|kind| (*kind, whole())).collect(),
             idle: VecDeque::new(),
+            awaited: VecDeque::new(),
         }
     }
 
@@ -74,14 +90,22 @@ impl Subscriptions {
                 if let Some(known) = names.known.get_mut(name) {
                     known.idle_since = None;
                 } else {
-                    names.known.insert(name.clone(), Known::default());
+                    let until = (names.wildcard && *kind == ResourceType::Cluster).then(|| now + ON_ITS_WAY);
+                    if let Some(until) = until {
+                        self.awaited.push_back((until, *kind, name.clone()));
+                    }
+                    let known = Known {
+                        awaited_until: until,
+                        ..Known::default()
+                    };
+                    names.known.insert(name.clone(), known);
                     // Told even when the server still counts it as subscribed: asking again makes it send again.
                     names.unsubscribe.remove(name);
                     if !names.wildcard {
                         names.subscribe.insert(name.clone());
                     }
                 }
-                names.complete && names.known.get(name).is_some_and(|known| !known.sent)
+                names.complete && names.known.get(name).is_some_and(|known| known.is_absent(now))
             }
             Interest::Unwanted(kind, name) => {
                 self.idle(*kind, name, now);
@@ -108,7 +132,21 @@ impl Subscriptions {
 
     /// When [`Subscriptions::expire`] has something to do.
     pub(super) fn next_expiry(&self) -> Option<Instant> {
-        self.idle.front().map(|(at, ..)| *at)
+        let (idle, awaited) = (self.idle.front(), self.awaited.front());
+        idle.into_iter().chain(awaited).map(|(at, ..)| *at).min()
+    }
+
+    /// Takes a name that did not come in time, though the server has sent everything else of its type.
+    pub(super) fn overdue(&mut self, now: Instant) -> Option<(ResourceType, Arc<str>)> {
+        while self.awaited.front().is_some_and(|(at, ..)| *at <= now) {
+            let (_, kind, name) = self.awaited.pop_front()?;
+            let names = self.types.get(&kind).filter(|names| names.complete);
+            let known = names.and_then(|names| names.known.get(&name));
+            if known.is_some_and(|known| known.is_absent(now)) {
+                return Some((kind, name));
+            }
+        }
+        None
     }
 
     /// Gives up names that were idle for the whole grace and that `forget` lets go. It may refuse: a watcher
@@ -201,6 +239,7 @@ impl Subscriptions {
         }
         let known = names.known.get_mut(name)?;
         known.sent = names.wildcard;
+        known.awaited_until = None;
         Some(known)
     }
 
@@ -219,17 +258,26 @@ impl Subscriptions {
         }
     }
 
-    /// Every name of a type that is wanted, or was sent as part of everything.
-    pub(super) fn all(&self, kind: ResourceType) -> Vec<String> {
+    fn all(&self, kind: ResourceType) -> Vec<String> {
         let names = self.types.get(&kind).into_iter();
         let names = names.flat_map(|names| names.known.keys());
         names.map(|name| name.to_string()).collect()
     }
 
+    /// Names that a full set has to have, or what they stand for is gone.
+    pub(super) fn expected(&self, kind: ResourceType) -> Vec<String> {
+        let names = self.types.get(&kind).into_iter();
+        let expected = names.flat_map(|names| {
+            let expected = names.known.iter();
+            expected.filter(|(_, known)| !names.wildcard || known.sent)
+        });
+        expected.map(|(name, _)| name.to_string()).collect()
+    }
+
     /// Names that are wanted and that the server did not send, though it has sent everything of their type.
-    pub(super) fn absent(&self, kind: ResourceType) -> Vec<String> {
+    pub(super) fn absent(&self, kind: ResourceType, now: Instant) -> Vec<String> {
         let names = self.types.get(&kind).filter(|names| names.complete).into_iter();
-        let absent = names.flat_map(|names| names.known.iter().filter(|(_, known)| !known.sent));
+        let absent = names.flat_map(|names| names.known.iter().filter(|(_, known)| known.is_absent(now)));
         absent.map(|(name, _)| name.to_string()).collect()
     }
 
@@ -337,7 +385,28 @@ mod tests {
     }
 
     #[test]
+    fn a_cluster_may_come_after_what_names_it() {
+        let mut subscriptions = Subscriptions::new(GRACE, &BTreeSet::from([KIND]));
+        let start = Instant::now();
+        subscriptions.complete(KIND);
+        for name in ["a", "b"] {
+            assert!(!subscriptions.follow(&wanted(name), start));
+        }
+        assert_eq!(subscriptions.absent(KIND, start), [""; 0]);
+        assert_eq!(subscriptions.next_expiry(), Some(start + ON_ITS_WAY));
+        subscriptions.arrived(KIND, "a", "1".to_owned());
+        let late = start + ON_ITS_WAY;
+        assert_eq!(subscriptions.overdue(late), Some((KIND, "b".into())));
+        assert_eq!(subscriptions.overdue(late), None);
+        assert_eq!(subscriptions.absent(KIND, late), ["b"]);
+        assert!(subscriptions.follow(&wanted("b"), late));
+        assert_eq!(subscriptions.expected(KIND), ["a"]);
+    }
+
+    #[test]
     fn where_everything_is_asked_for_no_name_is_told() {
+        const KIND: ResourceType = ResourceType::Listener;
+        let wanted = |name: &str| Interest::Wanted(KIND, name.into());
         let mut subscriptions = Subscriptions::new(GRACE, &BTreeSet::from([KIND]));
         let start = Instant::now();
         assert_eq!(subscriptions.types(), [KIND]);
@@ -346,7 +415,7 @@ mod tests {
         subscriptions.arrived(KIND, "b", "1".to_owned());
         subscriptions.refused(KIND, "c");
         subscriptions.complete(KIND);
-        assert_eq!(subscriptions.absent(KIND), ["a"]);
+        assert_eq!(subscriptions.absent(KIND, start), ["a"]);
         assert!(!subscriptions.follow(&wanted("b"), start), "it is there");
         assert!(
             !subscriptions.follow(&wanted("c"), start),
@@ -364,6 +433,9 @@ mod tests {
 
     #[test]
     fn what_the_server_has_is_kept_and_the_rest_forgotten_when_idle() {
+        const KIND: ResourceType = ResourceType::Listener;
+        let wanted = |name: &str| Interest::Wanted(KIND, name.into());
+        let unwanted = |name: &str| Interest::Unwanted(KIND, name.into());
         let mut subscriptions = Subscriptions::new(GRACE, &BTreeSet::from([KIND]));
         let start = Instant::now();
         subscriptions.arrived(KIND, "a", "1".to_owned());
@@ -376,7 +448,7 @@ mod tests {
         subscriptions.expire(start + GRACE, |_, name| name == "b");
         assert_eq!(subscriptions.all(KIND), ["a"]);
         subscriptions.gone(KIND, "a", start + GRACE);
-        assert_eq!(subscriptions.absent(KIND), ["a"]);
+        assert_eq!(subscriptions.absent(KIND, start), ["a"]);
         subscriptions.expire(start + GRACE * 2, |_, _| true);
         assert_eq!(subscriptions.all(KIND), [""; 0]);
         assert_eq!(subscriptions.take_changes(), vec![]);

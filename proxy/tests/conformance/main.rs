@@ -11,6 +11,7 @@ mod load;
 mod pair;
 mod proxy;
 mod resources;
+mod scripted;
 
 mod absence;
 mod cycle;

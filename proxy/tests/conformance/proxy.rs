@@ -29,7 +29,7 @@ pub(crate) enum Asking {
 
 pub(crate) struct Proxy {
     pub(crate) store: Store,
-    _app: App,
+    app: App,
 }
 
 /// What is known of a resource: `None` when nobody wants it or nothing was heard, or its message as text.
@@ -59,7 +59,7 @@ impl Proxy {
         app.start().unwrap();
         Self {
             store: app.store(),
-            _app: app,
+            app,
         }
     }
 
@@ -74,6 +74,11 @@ impl Proxy {
             Some((Summary::Absent, _)) => Known::Absent,
             Some((Summary::Ready, found)) => Known::Ready(found.to_json()["resource"].to_string()),
         }
+    }
+
+    /// Why the last stream ended.
+    pub(crate) fn stream_error(&self) -> Option<String> {
+        self.app.stream().last_error()
     }
 
     /// Why the last version of a resource was refused.
