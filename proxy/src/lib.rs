@@ -1,11 +1,11 @@
 //! The Weir sidecar proxy. This page is the map: the life of a connection.
 //!
-//! **Inbound** (`inbound`): accept → original destination → filter chain for that port (a snapshot of the
+//! **Inbound** (`inbound`): [`accept`] → original destination → filter chain for that port (a snapshot of the
 //! pod's `inbound` listener) → peek once for TLS (`detect`) → TLS accept yields the peer's identity (`tls`)
 //! → TCP authorization (`policy`) → opaque: connect to the application and copy (`net`); HTTP: serve,
 //! match a route, authorize each request, forward to the application (`http`).
 //!
-//! **Outbound** (`outbound`): accept → original destination → the listener of that address, fetched on
+//! **Outbound** (`outbound`): [`accept`] → original destination → the listener of that address, fetched on
 //! demand ([`xds`]); unknown: pass through or refuse, as the `outbound` listener says → peek once, skipped
 //! when the protocol is declared → route match and weighted split (`route`) → balance (`balance`) →
 //! mTLS pinned to the endpoint's identity → pool or copy (`upstream`). What met no application, since the pod is
@@ -13,7 +13,8 @@
 //!
 //! State reaches connections as immutable snapshots of [`model`]; decisions are pure functions; `http::rescue`
 //! is the only writer of responses that the proxy makes itself, and each carries a reason that is also the
-//! metric label (`telemetry`). Probes, Prometheus and people are answered by [`admin`], which sees the rest
+//! metric label (`telemetry`). A control plane that is asked for everything, and not on demand, has all its listeners bound
+//! by [`whole`]. Probes, Prometheus and people are answered by [`admin`], which sees the rest
 //! through [`introspect`].
 
 pub mod accept;

@@ -11,9 +11,10 @@ use prost_types::Any;
 use weir_xds::{ResourceType, google::rpc};
 
 use super::{
-    Source, State, Status, Store,
+    Interest, Source, State, Status, Store,
     decode::{self, Context, Decoded, Origin},
     lapse::{self, Lapses},
+    subscriptions::Subscriptions,
 };
 use crate::model::{Listener, Secret};
 
@@ -61,6 +62,37 @@ impl Sink {
             status,
             lapses: Lapses::default(),
             warned: BTreeSet::new(),
+        }
+    }
+
+    /// Follows a change of interest. What is known not to be there is so at once.
+    pub(super) fn follow(&self, subscriptions: &mut Subscriptions, interest: &Interest, now: Instant) {
+        if subscriptions.follow(interest, now)
+            && let Interest::Wanted(kind, name) = interest
+        {
+            self.store.absent(*kind, name);
+        }
+    }
+
+    /// Gives up what is idle, what did not come, and what the server did not prolong.
+    pub(super) fn expire(&mut self, subscriptions: &mut Subscriptions, now: Instant) {
+        let (store, lapses) = (&self.store, &mut self.lapses);
+        subscriptions.expire(now, |kind, name| {
+            let forgotten = store.forget(kind, name);
+            if forgotten {
+                lapses.set(kind, name, None);
+            }
+            forgotten
+        });
+        while let Some((kind, name)) = subscriptions.overdue(now) {
+            tracing::warn!(%kind, name = &*name, "named by a route, but the control plane has none");
+            store.absent(kind, &name);
+        }
+        while let Some((kind, name)) = lapses.over(now) {
+            tracing::warn!(%kind, name = &*name, "its time to live is over: gone until the control plane sends it again");
+            if subscriptions.gone(kind, &name, now) {
+                store.absent(kind, &name);
+            }
         }
     }
 

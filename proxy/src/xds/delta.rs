@@ -92,8 +92,7 @@ impl Protocol for Delta {
             }
         }
         for name in response.removed_resources {
-            if subscriptions.contains(kind, &name) {
-                subscriptions.gone(kind, &name, now);
+            if subscriptions.gone(kind, &name, now) {
                 batch.remove(&name);
             }
         }

@@ -8,6 +8,8 @@ mod delta;
 mod dump;
 mod lapse;
 mod refusals;
+#[cfg(any(test, fuzzing))]
+pub mod rehearsal;
 mod sotw;
 mod status;
 mod store;

@@ -118,8 +118,9 @@ impl Protocol for StateOfTheWorld {
             let now = Instant::now();
             let expected = subscriptions.expected(kind).into_iter();
             for name in expected.filter(|name| !batch.saw(name)).collect::<Vec<_>>() {
-                subscriptions.gone(kind, &name, now);
-                batch.remove(&name);
+                if subscriptions.gone(kind, &name, now) {
+                    batch.remove(&name);
+                }
             }
             subscriptions.complete(kind);
             for name in subscriptions.absent(kind, now) {

@@ -200,9 +200,9 @@ impl Stream {
                     Some(Err(status)) => return Ended::by(&status),
                     None => return Ended::unasked(),
                 },
-                Some(interest) = self.interest.recv() => self.follow_interest(subscriptions, interest),
+                Some(interest) = self.interest.recv() => self.follow_interest(subscriptions, sink, interest),
                 () = until(due.into_iter().flatten().min()) => {
-                    self.expire(subscriptions, sink);
+                    sink.expire(subscriptions, Instant::now());
                     while let Some(answer) = held.due(Instant::now()) {
                         let _ = requests.send(answer);
                     }
@@ -226,44 +226,19 @@ impl Stream {
             let due = [subscriptions.next_expiry(), sink.lapses.next()];
             tokio::select! {
                 output = &mut other => return output,
-                Some(interest) = self.interest.recv() => self.follow_interest(subscriptions, interest),
-                () = until(due.into_iter().flatten().min()) => self.expire(subscriptions, sink),
+                Some(interest) = self.interest.recv() => self.follow_interest(subscriptions, sink, interest),
+                () = until(due.into_iter().flatten().min()) => sink.expire(subscriptions, Instant::now()),
             }
         }
     }
 
     /// Takes all that is there, so that names wanted together are asked for together.
-    fn follow_interest(&mut self, subscriptions: &mut Subscriptions, first: Interest) {
+    fn follow_interest(&mut self, subscriptions: &mut Subscriptions, sink: &Sink, first: Interest) {
         let now = Instant::now();
         let mut next = Some(first);
         while let Some(interest) = next {
-            if subscriptions.follow(&interest, now)
-                && let Interest::Wanted(kind, name) = &interest
-            {
-                self.store.absent(*kind, name);
-            }
+            sink.follow(subscriptions, &interest, now);
             next = self.interest.try_recv().ok();
-        }
-    }
-
-    /// Gives up what is idle, and what the server did not prolong.
-    fn expire(&self, subscriptions: &mut Subscriptions, sink: &mut Sink) {
-        let (store, now) = (&self.store, Instant::now());
-        subscriptions.expire(now, |kind, name| {
-            let forgotten = store.forget(kind, name);
-            if forgotten {
-                sink.lapses.set(kind, name, None);
-            }
-            forgotten
-        });
-        while let Some((kind, name)) = subscriptions.overdue(now) {
-            tracing::warn!(%kind, name = &*name, "named by a route, but the control plane has none");
-            store.absent(kind, &name);
-        }
-        while let Some((kind, name)) = sink.lapses.over(now) {
-            tracing::warn!(%kind, name = &*name, "its time to live is over: gone until the control plane sends it again");
-            subscriptions.gone(kind, &name, now);
-            store.absent(kind, &name);
         }
     }
 }
