@@ -183,14 +183,19 @@ fn program() -> Option<&'static Path> {
 
 fn build() -> Result<PathBuf, String> {
     let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("conformance-server");
+    // Another test run may start the program meanwhile.
+    let fresh = program.with_extension(std::process::id().to_string());
     let built = Blocking::new("go")
         .args(["build", "-o"])
-        .arg(&program)
+        .arg(&fresh)
         .arg(".")
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/conformance/server"))
         .output();
     match built {
-        Ok(output) if output.status.success() => Ok(program),
+        Ok(output) if output.status.success() => match std::fs::rename(&fresh, &program) {
+            Ok(()) => Ok(program),
+            Err(error) => Err(format!("{}: {error}", program.display())),
+        },
         Ok(output) => Err(format!("go build: {}", String::from_utf8_lossy(&output.stderr))),
         Err(error) => Err(format!("no go on PATH ({error}): install Go 1.24 or later")),
     }
