@@ -14,7 +14,7 @@ use super::{
     Interest, Source, State, Status, Store,
     decode::{self, Context, Decoded, Origin},
     lapse::{self, Lapses},
-    subscriptions::Subscriptions,
+    subscriptions::{MOST_NAMES, Subscriptions},
 };
 use crate::model::{Listener, Secret};
 
@@ -51,6 +51,8 @@ pub(super) struct Batch<'a> {
     wildcard: bool,
     context: Context,
     seen: HashSet<String>,
+    /// Names of which it is not clear who was meant.
+    garbled: HashSet<String>,
     refused: Vec<String>,
     errors: Vec<String>,
 }
@@ -104,6 +106,7 @@ impl Sink {
             wildcard,
             context: Context::new(Origin::Stream),
             seen: HashSet::new(),
+            garbled: HashSet::new(),
             refused: Vec::new(),
             errors: Vec::new(),
         }
@@ -118,10 +121,10 @@ impl Batch<'_> {
         let read = decode::resource(self.kind, &any, &mut self.context);
         let name = match (Some(sent.name).filter(|name| !name.is_empty()), read.name) {
             (Some(wrapped), Some(name)) if wrapped != name => {
-                self.refuse(
-                    wrapped,
-                    format!("{} {wrapped:?}: the message inside is named {name:?}", self.kind),
-                );
+                let error = format!("{} {wrapped:?}: the message inside is named {name:?}", self.kind);
+                self.sink.store.reject(self.kind, wrapped, error.clone());
+                self.garbled.extend([wrapped.to_owned(), name]);
+                self.errors.push(error);
                 return None;
             }
             (Some(wrapped), _) => wrapped.to_owned(),
@@ -136,6 +139,10 @@ impl Batch<'_> {
             return None;
         }
         if !name.is_empty() && !wanted(&name) {
+            if self.wildcard {
+                let error = format!("{} {name:?}: there are more than {MOST_NAMES} already", self.kind);
+                self.errors.push(error);
+            }
             return None;
         }
         let decoded = match read.outcome {
@@ -214,7 +221,7 @@ impl Batch<'_> {
 
     /// Whether a name was in the response, taken or not.
     pub(super) fn saw(&self, name: &str) -> bool {
-        self.seen.contains(name)
+        self.seen.contains(name) || self.garbled.contains(name)
     }
 
     /// Ends the batch: `None` is an ACK, else the reasons for a NACK.

@@ -9,7 +9,7 @@ use weir_xds::ResourceType;
 
 /// The first pause, doubled from one repetition to the next.
 const FIRST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(16);
+const LONGEST: Duration = Duration::from_secs(8);
 
 /// The last refusal of each type, until something of it is taken again. `None` stands for types that are not known.
 #[derive(Debug, Default)]

@@ -11,6 +11,8 @@ use weir_xds::ResourceType;
 
 use super::Interest;
 
+/// What is taken of a type of which everything is asked for.
+pub(super) const MOST_NAMES: usize = 100_000;
 /// How long a cluster may be on its way that a route names already. Listeners are not waited for: most addresses that
 /// an application dials have none.
 const ON_ITS_WAY: Duration = Duration::from_secs(5);
@@ -181,10 +183,12 @@ impl Subscriptions {
         }
     }
 
-    /// Whether the name is subscribed to.
+    /// Whether the name is subscribed to, or part of everything.
     pub(super) fn contains(&self, kind: ResourceType, name: &str) -> bool {
         let names = self.types.get(&kind);
-        names.is_some_and(|names| names.wildcard || names.known.contains_key(name))
+        names.is_some_and(|names| {
+            names.known.contains_key(name) || (names.wildcard && names.known.len() < MOST_NAMES)
+        })
     }
 
     /// Whether there is one of this name in force.

@@ -184,6 +184,10 @@ async fn each_is_refused_with_its_reason_and_the_others_take_effect(variant: Var
             matches!(server.send(kind, &[other]).await, Answer::Nack(_)),
             "{kind}"
         );
+        assert!(
+            matches!(proxy.known(kind, name), Known::Ready(text) if text.contains("22")),
+            "{kind}"
+        );
         server.give(kind, &[good(kind, &pem, 44)]).await;
         proxy.has(kind, name, "44").await;
     }

@@ -141,3 +141,15 @@ fn what_the_server_has_is_kept_and_the_rest_forgotten_when_idle() {
     assert_eq!(subscriptions.all(KIND), [""; 0]);
     assert_eq!(subscriptions.take_changes(), vec![]);
 }
+
+#[test]
+fn everything_has_an_end() {
+    let mut subscriptions = Subscriptions::new(GRACE, &BTreeSet::from([KIND]));
+    for number in 0..MOST_NAMES {
+        let name = number.to_string();
+        assert!(subscriptions.contains(KIND, &name));
+        subscriptions.arrived(KIND, &name, String::new());
+    }
+    assert!(!subscriptions.contains(KIND, "one more"));
+    assert!(subscriptions.contains(KIND, "0"), "what is there can change");
+}
