@@ -29,6 +29,8 @@ pub(crate) enum Asking {
 
 pub(crate) struct Proxy {
     pub(crate) store: Store,
+    /// The port of the admin pages.
+    pub(crate) admin: u16,
     app: App,
 }
 
@@ -43,6 +45,9 @@ pub(crate) enum Known {
 impl Proxy {
     pub(crate) fn start(control_plane: SocketAddr, variant: Variant, asking: Asking) -> Self {
         let mut bootstrap = bootstrap(control_plane, variant);
+        let [admin] = weir_testbed::free_ports().unwrap();
+        let address = json!({ "address": "127.0.0.1", "port_value": admin });
+        bootstrap["admin"] = json!({ "address": { "socket_address": address } });
         if asking == Asking::Everything {
             for source in ["lds_config", "cds_config"] {
                 bootstrap["dynamic_resources"][source] = json!({ "ads": {}, "resource_api_version": "V3" });
@@ -56,9 +61,11 @@ impl Proxy {
             .load()
             .unwrap();
         let mut app = App::new(config);
+        app.serve_pages().unwrap();
         app.start().unwrap();
         Self {
             store: app.store(),
+            admin,
             app,
         }
     }
