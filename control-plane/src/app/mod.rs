@@ -13,8 +13,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::Server;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 use weir_xds::istio::v1::auth::istio_certificate_service_server::IstioCertificateServiceServer;
 
 use crate::{
@@ -24,17 +23,13 @@ use crate::{
     config::Args,
     endpoints::{Files, Provider as _},
     logging::Logging,
-    xds::{self, Accept, Discovery, Hub},
+    xds::{self, Discovery, Door, Hub, Services},
 };
 
 /// How long streams get to end before the process does.
 const GRACE: Duration = Duration::from_secs(1);
 /// Connections that wait to be accepted: thousands of proxies may lose their controller together.
 const BACKLOG: u32 = 4096;
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A proxy needs one stream and now and then a signature.
-const STREAMS_PER_CONNECTION: u32 = 16;
 /// The largest request for a certificate, in bytes. Whoever sends it has shown nothing yet.
 const SIGNING_REQUEST: usize = 64 * 1024;
 const SHORT_VALIDITY: Duration = Duration::from_secs(10 * 60);
@@ -154,23 +149,12 @@ impl App {
         ));
         tasks.close();
 
-        let incoming = Accept::incoming(listener, serving.clone(), metrics, stop.clone());
-        let server = Server::builder()
-            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-            .max_concurrent_streams(STREAMS_PER_CONNECTION)
-            .add_service(Discovery::new(hub, stop.clone()))
-            .add_service(
-                IstioCertificateServiceServer::new(signing).max_decoding_message_size(SIGNING_REQUEST),
-            );
-        let server = tokio::spawn(async move {
-            let ended = server
-                .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
-                .await;
-            if let Err(error) = ended {
-                error!(%error, "the xDS server failed");
-            }
-        });
+        let services = Services {
+            discovery: Discovery::new(hub, stop.clone()),
+            signing: IstioCertificateServiceServer::new(signing).max_decoding_message_size(SIGNING_REQUEST),
+        };
+        let door = Door::new(serving.clone(), services, metrics, stop);
+        let server = tokio::spawn(door.serve(listener));
         Ok(Self {
             xds_address,
             serving,

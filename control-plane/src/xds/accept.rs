@@ -4,31 +4,29 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
     time::Duration,
 };
 
-use futures::Stream;
 use parking_lot::Mutex;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
-use tonic::transport::server::Connected;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 use x509_parser::{
     extensions::GeneralName,
     prelude::{FromDer as _, X509Certificate},
 };
 
-use super::Metrics;
+use super::{
+    Metrics,
+    connection::{self, Services},
+    pace::{Passed, Paces, Rate},
+};
 use crate::certificates::Serving;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,6 +39,11 @@ const WAITING: usize = 16 * 1024;
 /// Of those, connections of one address. Many proxies may come from one, through a NAT.
 const WAITING_PER_ADDRESS: usize = 6 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections with one certificate. A proxy keeps one open.
+const CONNECTIONS: Rate = Rate {
+    burst: 16,
+    interval: Duration::from_secs(1),
+};
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
@@ -60,91 +63,109 @@ pub struct PeerCertificate {
     pub uris: Vec<String>,
 }
 
-/// A connection whose handshake is done.
-pub struct Accept {
-    stream: TlsStream<TcpStream>,
-    peer: Peer,
-}
-
-impl Accept {
-    /// Accepts connections until told to stop. When many come at once they wait for their turn; a connection is
-    /// refused only when its address has very many waiting.
-    pub fn incoming(
-        listener: TcpListener,
-        serving: Arc<Serving>,
-        metrics: Metrics,
-        stop: CancellationToken,
-    ) -> impl Stream<Item = io::Result<Self>> {
-        let (accepted, incoming) = mpsc::channel(16);
-        let door = Door {
-            serving,
-            metrics,
-            accepted,
-            handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
-        };
-        tokio::spawn(async move {
-            let places = Arc::new(Semaphore::new(WAITING));
-            let queues = Arc::new(Queues::default());
-            loop {
-                let Ok(place) = places.clone().acquire_owned().await else {
-                    return;
-                };
-                let (stream, address) = tokio::select! {
-                    () = stop.cancelled() => return,
-                    next = listener.accept() => match next {
-                        Ok(next) => next,
-                        Err(error) => {
-                            warn!(%error, "cannot accept connections; is the limit of open files too low?");
-                            sleep(ACCEPT_PAUSE).await;
-                            continue;
-                        }
-                    },
-                };
-                let Some(ticket) = queues.begin(address.ip()) else {
-                    door.metrics.handshakes_failed.inc();
-                    debug!(peer = %address, "too many connections of this address wait");
-                    continue;
-                };
-                let (door, stop) = (door.clone(), stop.clone());
-                tokio::spawn(async move {
-                    tokio::select! {
-                        () = door.pass(stream, address, ticket) => {}
-                        () = stop.cancelled() => {}
-                    }
-                    drop(place);
-                });
-            }
-        });
-        ReceiverStream::new(incoming)
-    }
-}
-
-/// What every handshake needs.
+/// Lets proxies in.
 #[derive(Clone)]
-struct Door {
+pub struct Door {
     serving: Arc<Serving>,
+    services: Services,
     metrics: Metrics,
-    accepted: mpsc::Sender<io::Result<Accept>>,
     handshakes: Arc<Semaphore>,
+    paces: Arc<Paces>,
+    stop: CancellationToken,
 }
 
 impl Door {
-    /// Waits for a turn, shakes hands and hands the connection on.
-    async fn pass(&self, stream: TcpStream, address: SocketAddr, ticket: Ticket) {
-        // First among its address, then among all. Nobody closes these semaphores.
-        let (Ok(turn), Ok(permit)) = (ticket.turns.acquire().await, self.handshakes.acquire().await) else {
+    /// Opens connections to these services until told to stop.
+    pub fn new(
+        serving: Arc<Serving>,
+        services: Services,
+        metrics: Metrics,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            serving,
+            services,
+            metrics,
+            handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
+            paces: Arc::new(Paces::new(CONNECTIONS)),
+            stop,
+        }
+    }
+
+    /// Serves connections until told to stop, and then until they have ended. When many come at once they wait for
+    /// their turn; a connection is refused only when its address has very many waiting.
+    pub async fn serve(self, listener: TcpListener) {
+        let places = Arc::new(Semaphore::new(WAITING));
+        let queues = Arc::new(Queues::default());
+        let connections = TaskTracker::new();
+        while let Ok(place) = places.clone().acquire_owned().await {
+            let (stream, address) = tokio::select! {
+                () = self.stop.cancelled() => break,
+                next = listener.accept() => match next {
+                    Ok(next) => next,
+                    Err(error) => {
+                        warn!(%error, "cannot accept connections; is the limit of open files too low?");
+                        sleep(ACCEPT_PAUSE).await;
+                        continue;
+                    }
+                },
+            };
+            let Some(ticket) = queues.begin(address.ip()) else {
+                self.metrics.handshakes_failed.inc();
+                debug!(peer = %address, "too many connections of this address wait");
+                continue;
+            };
+            connections.spawn(self.clone().pass(stream, address, (ticket, place)));
+        }
+        drop(listener);
+        connections.close();
+        connections.wait().await;
+    }
+
+    /// Waits for a turn, shakes hands and serves the connection. The turn is over once something is asked for: a
+    /// client that never asks holds it as one does that never shakes hands.
+    async fn pass(self, stream: TcpStream, address: SocketAddr, (ticket, place): (Ticket, OwnedSemaphorePermit)) {
+        // What is only needed until then is gone while the connection lives.
+        let let_in = Box::pin(self.let_in(stream, address, &ticket));
+        let Some(Some((stream, peer, turn))) = self.stop.run_until_cancelled(let_in).await else {
             return;
         };
+        let Self { services, stop, .. } = self;
+        let opened = (turn, ticket, place);
+        Box::pin(connection::serve(stream, peer, services, opened, stop)).await;
+    }
+
+    /// `None`: the client is not let in.
+    async fn let_in(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+        ticket: &Ticket,
+    ) -> Option<(TlsStream<TcpStream>, Peer, OwnedSemaphorePermit)> {
+        // First among its address, then among all. Nobody closes these semaphores.
+        let turn = ticket.turns.clone().acquire_owned().await.ok()?;
+        let permit = self.handshakes.acquire().await.ok()?;
         let handshake = timeout(HANDSHAKE_TIMEOUT, handshake(stream, address, &self.serving)).await;
-        drop((permit, turn));
-        drop(ticket);
-        match handshake.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(connection) => drop(self.accepted.send(Ok(connection)).await),
-            Err(error) => {
+        drop(permit);
+        let (stream, peer) = handshake
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            .inspect_err(|error| {
                 self.metrics.handshakes_failed.inc();
                 debug!(peer = %address, %error, "TLS handshake failed");
+            })
+            .ok()?;
+        if let Some(certificate) = &peer.certificate {
+            let pod = &certificate.common_name;
+            let passed = self.paces.pass(pod).await;
+            self.metrics.paced("connection", pod, passed);
+            if passed == Passed::Displaced {
+                drop(stream);
+                // Its address keeps the turn, and shakes hands more slowly.
+                sleep(CONNECTIONS.interval).await;
+                return None;
             }
         }
+        Some((stream, peer, turn))
     }
 }
 
@@ -197,17 +218,18 @@ impl Drop for Ticket {
     }
 }
 
-async fn handshake(stream: TcpStream, address: SocketAddr, serving: &Serving) -> io::Result<Accept> {
+async fn handshake(
+    stream: TcpStream,
+    address: SocketAddr,
+    serving: &Serving,
+) -> io::Result<(TlsStream<TcpStream>, Peer)> {
     stream.set_nodelay(true)?;
     let stream = TlsAcceptor::from(serving.config()).accept(stream).await?;
     let certificate = match stream.get_ref().1.peer_certificates() {
         Some([leaf, ..]) => Some(Arc::new(read(leaf)?)),
         _ => None,
     };
-    Ok(Accept {
-        stream,
-        peer: Peer { address, certificate },
-    })
+    Ok((stream, Peer { address, certificate }))
 }
 
 fn read(der: &[u8]) -> io::Result<PeerCertificate> {
@@ -232,38 +254,6 @@ fn read(der: &[u8]) -> io::Result<PeerCertificate> {
         common_name,
         uris: uris.collect(),
     })
-}
-
-impl Connected for Accept {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
-    }
-}
-
-impl AsyncRead for Accept {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Accept {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
 }
 
 #[cfg(test)]

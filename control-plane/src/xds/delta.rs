@@ -2,8 +2,10 @@
 //! [`Session::next`] one at a time, when there is room to send them. A slow reader therefore gets the newest state
 //! once, not every state in between.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use weir_xds::{
     ResourceType,
@@ -38,7 +40,7 @@ struct Type {
     wildcard: bool,
     /// A first wildcard request is answered even when there is nothing to send.
     unanswered: bool,
-    names: BTreeMap<Arc<str>, Held>,
+    names: HashMap<Arc<str>, Held>,
     /// Names to compare with the mesh.
     pending: BTreeSet<Arc<str>>,
     /// Names found gone, to be sent after everything that may refer to them.

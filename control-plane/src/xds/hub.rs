@@ -4,6 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
     sync::Arc,
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -17,9 +18,16 @@ use super::{
     cache::Cache,
     changes::{self, Touched},
     names::Topic,
+    pace::{Paces, Rate},
     view::Moment,
 };
 use crate::{catalog::Snapshot, certificates::TrustBundle};
+
+/// Streams of one pod. Its proxy keeps one open.
+const STREAMS: Rate = Rate {
+    burst: 16,
+    interval: Duration::from_secs(1),
+};
 
 /// The mesh as it is served, and its sessions.
 pub struct Hub {
@@ -27,6 +35,8 @@ pub struct Hub {
     pub(super) cache: Cache,
     registry: Mutex<Registry>,
     pub(super) metrics: Metrics,
+    /// Of streams, by pod.
+    pub(super) paces: Paces,
 }
 
 #[derive(Default)]
@@ -78,6 +88,7 @@ impl Hub {
             cache: Cache::default(),
             registry: Mutex::default(),
             metrics,
+            paces: Paces::new(STREAMS),
         }
     }
 

@@ -5,6 +5,9 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
+use tracing::{debug, warn};
+
+use super::pace::Passed;
 
 /// Sessions, requests, responses and refusals.
 ///
@@ -19,6 +22,7 @@ pub struct Metrics {
     pub(super) nacks: Family<Kind, Counter>,
     pub(super) refused: Family<Reason, Counter>,
     ignored: Family<Reason, Counter>,
+    paced: Family<What, Counter>,
     pub(super) handshakes_failed: Counter,
     pub(super) generation: Gauge,
     pub(super) woken: Counter,
@@ -32,6 +36,11 @@ pub(super) struct Kind {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct Reason {
     pub(super) reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct What {
+    what: &'static str,
 }
 
 impl Metrics {
@@ -74,6 +83,11 @@ impl Metrics {
             metrics.ignored.clone(),
         );
         registry.register(
+            "weir_xds_paced",
+            "Connections and streams of proxies that connect too often, made to wait",
+            metrics.paced.clone(),
+        );
+        registry.register(
             "weir_xds_tls_handshakes_failed",
             "TLS handshakes on the xDS port that failed",
             metrics.handshakes_failed.clone(),
@@ -94,5 +108,22 @@ impl Metrics {
     /// Counts a request that means nothing.
     pub(super) fn ignore(&self, reason: &'static str) {
         self.ignored.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Counts a connection or stream of a pod that had to wait.
+    pub(super) fn paced(&self, what: &'static str, pod: &str, passed: Passed) {
+        match passed {
+            Passed::AtOnce => {}
+            Passed::Late => {
+                self.paced.get_or_create(&What { what }).inc();
+                // At most as often as the rate says.
+                warn!(pod, what, "made a proxy wait that connects too often");
+            }
+            Passed::Displaced => {
+                let reason = "reconnects";
+                self.refused.get_or_create(&Reason { reason }).inc();
+                debug!(pod, what, "closed it for a newer one that waits");
+            }
+        }
     }
 }

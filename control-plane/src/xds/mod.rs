@@ -5,24 +5,29 @@
 //! (`delta` or `sotw`, both pure) looks up its touched names through its `View`; `cache` builds and
 //! encodes a shared resource once for everybody; what has another version than the client holds is sent.
 //! `resources` says what a resource contains, `names` which names there are, `server` owns streams and
-//! authentication, `service` HTTP, `accept` TLS.
+//! authentication, `service` HTTP, `connection` HTTP/2, `accept` TLS.
 
 mod accept;
 mod cache;
 mod changes;
+mod connection;
 mod delta;
 mod hub;
 mod metrics;
 mod names;
+mod pace;
+mod requests;
 mod resources;
 mod server;
 mod service;
 mod sotw;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod view;
 
-pub use accept::{Accept, Peer};
+pub use accept::{Door, Peer};
+pub use connection::Services;
 pub use hub::{Hub, SessionInfo};
 pub use metrics::Metrics;
 pub use service::Discovery;

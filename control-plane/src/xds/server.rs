@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status, Streaming};
+use tonic::Status;
 use tracing::{debug, info, warn};
 use weir_xds::{ResourceType, envoy::config::core::v3::Node, google::rpc};
 
@@ -22,6 +22,8 @@ use super::{
     hub::Membership,
     metrics::{Kind, Reason},
     names::Topic,
+    pace::{Pace, Passed, Rate},
+    requests::{Requests, Unread},
     resources::Dialect,
     service,
     view::{Moment, PodView, View},
@@ -36,10 +38,11 @@ const FAREWELL: Duration = Duration::from_millis(500);
 const NAMES: usize = 10_000;
 const NAME_BYTES: usize = 1 << 20;
 const NACK_TEXT: usize = 512;
-/// Requests are read at this rate once a stream has sent many more than that.
-const REQUEST_INTERVAL: Duration = Duration::from_millis(10);
-/// Requests that are read at once. Of on-demand clients that begin, each asks for some hundred names one by one.
-const REQUEST_BURST: u32 = 1000;
+/// Requests of a stream that are read. Of on-demand clients that begin, each asks for some hundred names one by one.
+const REQUESTS: Rate = Rate {
+    burst: 1000,
+    interval: Duration::from_millis(10),
+};
 
 /// A protocol variant's state machine.
 pub(super) trait Machine: Send + 'static {
@@ -154,7 +157,7 @@ pub(super) type Frames = mpsc::Receiver<Result<Bytes, Status>>;
 pub(super) fn open<M: Machine>(
     hub: &Arc<Hub>,
     peer: Peer,
-    requests: Streaming<M::Request>,
+    requests: Requests<M::Request>,
     stop: CancellationToken,
 ) -> Result<Frames, Status> {
     let Some(certificate) = peer.certificate.clone() else {
@@ -164,14 +167,13 @@ pub(super) fn open<M: Machine>(
         return Err(ended.status);
     };
     let (sender, responses) = mpsc::channel(OUTGOING);
-    let stream = Conversation::<M> {
+    let stream = Conversation {
         hub: hub.clone(),
-        requests,
         responses: sender,
         peer,
         certificate,
     };
-    tokio::spawn(stream.serve(stop));
+    tokio::spawn(stream.serve::<M>(requests, stop));
     Ok(responses)
 }
 
@@ -193,38 +195,11 @@ impl Ended {
         Self { reason: None, status }
     }
 
-    /// No further request could be read: the client is gone, or sent what is too large or no request.
-    fn unread(status: Status) -> Self {
-        let of_connection = std::error::Error::source(&status).is_some();
-        match status.code() {
-            Code::OutOfRange => Self::refused("unreadable", status),
-            Code::Internal if !of_connection => Self::refused("unreadable", status),
-            _ => Self::by_client(status),
+    fn unread(why: Unread) -> Self {
+        match why {
+            Unread::Gone(status) => Self::by_client(status),
+            Unread::Broken(status) => Self::refused("unreadable", status),
         }
-    }
-}
-
-/// How fast the requests of a stream are read. A client that sends faster waits.
-#[derive(Debug)]
-struct Pace {
-    /// When all that was read would have been, had it come evenly.
-    even: Instant,
-}
-
-impl Pace {
-    fn new(now: Instant) -> Self {
-        Self { even: now }
-    }
-
-    fn took(&mut self, now: Instant) {
-        self.even = self.even.max(now) + REQUEST_INTERVAL;
-    }
-
-    /// When the next one may be read.
-    fn ready(&self) -> Instant {
-        self.even
-            .checked_sub(REQUEST_INTERVAL * REQUEST_BURST)
-            .unwrap_or(self.even)
     }
 }
 
@@ -241,18 +216,17 @@ impl Hub {
     }
 }
 
-struct Conversation<M: Machine> {
+struct Conversation {
     hub: Arc<Hub>,
-    requests: Streaming<M::Request>,
     responses: mpsc::Sender<Result<Bytes, Status>>,
     peer: Peer,
     certificate: Arc<PeerCertificate>,
 }
 
-impl<M: Machine> Conversation<M> {
-    async fn serve(mut self, stop: CancellationToken) {
+impl Conversation {
+    async fn serve<M: Machine>(self, requests: Requests<M::Request>, stop: CancellationToken) {
         let ended = tokio::select! {
-            ended = self.run() => ended,
+            ended = self.run::<M>(requests) => ended,
             () = stop.cancelled() => Ended::by_client(Status::unavailable("the controller is shutting down")),
         };
         self.hub.count(&ended, &self.peer);
@@ -260,11 +234,17 @@ impl<M: Machine> Conversation<M> {
         let _ = timeout(FAREWELL, self.responses.send(Err(ended.status))).await;
     }
 
-    async fn run(&mut self) -> Ended {
-        let first = match timeout(FIRST_MESSAGE, self.requests.message()).await {
+    async fn run<M: Machine>(&self, mut requests: Requests<M::Request>) -> Ended {
+        let pod = &self.certificate.common_name;
+        let passed = self.hub.paces.pass(pod).await;
+        self.hub.metrics.paced("stream", pod, passed);
+        if passed == Passed::Displaced {
+            return Ended::by_client(Status::aborted("a newer stream of the same proxy waits instead"));
+        }
+        let first = match timeout(FIRST_MESSAGE, requests.next()).await {
             Ok(Ok(Some(first))) => first,
             Ok(Ok(None)) => return Ended::by_client(Status::ok("")),
-            Ok(Err(status)) => return Ended::unread(status),
+            Ok(Err(why)) => return Ended::unread(why),
             Err(_) => return Ended::refused("silent", Status::deadline_exceeded("no request came")),
         };
         let (pod, dialect) = match self.authenticate(M::node(&first)).await {
@@ -279,22 +259,22 @@ impl<M: Machine> Conversation<M> {
         info!(peer = %self.peer.address, pod = %pod, protocol = M::PROTOCOL, "a proxy connected");
         let replaced = membership.mailbox.replaced.clone();
         tokio::select! {
-            ended = self.converse(M::new(pod), first, &membership, dialect) => ended,
+            ended = self.converse(M::new(pod), (first, requests), &membership, dialect) => ended,
             () = replaced.cancelled() => {
                 Ended::by_client(Status::aborted("a newer stream of the same proxy took over"))
             }
         }
     }
 
-    async fn converse(
-        &mut self,
+    async fn converse<M: Machine>(
+        &self,
         mut machine: M,
-        first: M::Request,
+        (first, mut requests): (M::Request, Requests<M::Request>),
         membership: &Membership,
         dialect: Dialect,
     ) -> Ended {
         let mut request = Some(first);
-        let mut pace = Pace::new(Instant::now());
+        let mut pace = Pace::new(REQUESTS, Instant::now());
         loop {
             if let Some(request) = request.take()
                 && let Err(ended) = self.take(&mut machine, &request, membership, dialect)
@@ -309,7 +289,7 @@ impl<M: Machine> Conversation<M> {
                 if ready > Instant::now() {
                     sleep_until(ready).await;
                 }
-                self.requests.message().await
+                requests.next().await
             };
             tokio::select! {
                 message = message => match message {
@@ -318,7 +298,7 @@ impl<M: Machine> Conversation<M> {
                         request = Some(message);
                     }
                     Ok(None) => return Ended::by_client(Status::ok("")),
-                    Err(status) => return Ended::unread(status),
+                    Err(why) => return Ended::unread(why),
                 },
                 touched = membership.touched() => {
                     if let Err(ended) = self.changed(&mut machine, &touched, dialect) {
@@ -329,7 +309,7 @@ impl<M: Machine> Conversation<M> {
         }
     }
 
-    fn take(
+    fn take<M: Machine>(
         &self,
         machine: &mut M,
         request: &M::Request,
@@ -366,7 +346,7 @@ impl<M: Machine> Conversation<M> {
         Ok(())
     }
 
-    async fn flush(&self, machine: &mut M, membership: &Membership, dialect: Dialect) -> Result<(), Ended> {
+    async fn flush<M: Machine>(&self, machine: &mut M, membership: &Membership, dialect: Dialect) -> Result<(), Ended> {
         loop {
             // A place first, then the newest state: nothing grows stale in a queue.
             let place = tokio::select! {
@@ -395,7 +375,7 @@ impl<M: Machine> Conversation<M> {
         }
     }
 
-    fn changed(&self, machine: &mut M, touched: &Touched, dialect: Dialect) -> Result<(), Ended> {
+    fn changed<M: Machine>(&self, machine: &mut M, touched: &Touched, dialect: Dialect) -> Result<(), Ended> {
         let moment = self.hub.now();
         self.still_there(&moment)?;
         self.view(&moment, dialect, |view| machine.changed(touched, view));
@@ -460,25 +440,5 @@ impl<M: Machine> Conversation<M> {
             "service_account_mismatch",
             Status::permission_denied(why),
         ))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_burst_is_read_at_once_and_what_goes_on_is_paced() {
-        let start = Instant::now();
-        let mut pace = Pace::new(start);
-        for _ in 0..REQUEST_BURST {
-            assert!(pace.ready() <= start);
-            pace.took(start);
-        }
-        pace.took(start);
-        assert_eq!(pace.ready(), start + REQUEST_INTERVAL);
-        let later = start + Duration::from_secs(3600);
-        pace.took(later);
-        assert!(pace.ready() < later);
     }
 }

@@ -18,20 +18,16 @@ use hyper::body::Frame;
 use prost::Message;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    Status, Streaming, body::Body, codec::BufferSettings, metadata::GRPC_CONTENT_TYPE, server::NamedService,
-};
-use tonic_prost::ProstDecoder;
+use tonic::{Status, body::Body, metadata::GRPC_CONTENT_TYPE, server::NamedService};
 use tower::Service;
 
 use super::{
     Hub, Peer, delta,
+    requests::Requests,
     server::{self, Frames, Machine},
     sotw,
 };
 
-/// What a stream's reader begins with, in bytes. Most requests are an answer of a hundred.
-const READING: usize = 1024;
 /// Compressed or not, and the length.
 const PREFIX: usize = 5;
 
@@ -51,8 +47,7 @@ impl Discovery {
     fn start<M: Machine>(&self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
         let peer = request.extensions().get::<Peer>().cloned();
         let peer = peer.ok_or_else(|| Status::internal("the connection has no peer"))?;
-        let decoder = ProstDecoder::<M::Request>::new(BufferSettings::new(READING, READING));
-        let requests = Streaming::new_request(decoder, request.into_body(), None, None);
+        let requests = Requests::new(request.into_body());
         let frames = server::open::<M>(&self.hub, peer, requests, self.stop.clone())?;
         let mut response = http::Response::new(body(frames));
         response.headers_mut().insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
