@@ -24,8 +24,8 @@ use x509_parser::{
 
 use super::{
     Metrics,
-    connection::{self, Services},
-    pace::{Passed, Paces, Rate},
+    connection::{self, End, Services},
+    pace::{Paces, Passed, Rate},
 };
 use crate::certificates::Serving;
 
@@ -76,12 +76,7 @@ pub struct Door {
 
 impl Door {
     /// Opens connections to these services until told to stop.
-    pub fn new(
-        serving: Arc<Serving>,
-        services: Services,
-        metrics: Metrics,
-        stop: CancellationToken,
-    ) -> Self {
+    pub fn new(serving: Arc<Serving>, services: Services, metrics: Metrics, stop: CancellationToken) -> Self {
         Self {
             serving,
             services,
@@ -124,15 +119,23 @@ impl Door {
 
     /// Waits for a turn, shakes hands and serves the connection. The turn is over once something is asked for: a
     /// client that never asks holds it as one does that never shakes hands.
-    async fn pass(self, stream: TcpStream, address: SocketAddr, (ticket, place): (Ticket, OwnedSemaphorePermit)) {
+    async fn pass(
+        self,
+        stream: TcpStream,
+        address: SocketAddr,
+        (ticket, place): (Ticket, OwnedSemaphorePermit),
+    ) {
         // What is only needed until then is gone while the connection lives.
         let let_in = Box::pin(self.let_in(stream, address, &ticket));
         let Some(Some((stream, peer, turn))) = self.stop.run_until_cancelled(let_in).await else {
             return;
         };
-        let Self { services, stop, .. } = self;
+        let (services, stop) = (self.services.clone(), self.stop.clone());
         let opened = (turn, ticket, place);
-        Box::pin(connection::serve(stream, peer, services, opened, stop)).await;
+        let ended = Box::pin(connection::serve(stream, peer, services, opened, stop)).await;
+        if ended == End::NeverUsed {
+            self.metrics.refuse("no_stream");
+        }
     }
 
     /// `None`: the client is not let in.

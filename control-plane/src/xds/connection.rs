@@ -3,11 +3,7 @@
 use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
 use http::{Request, Response};
-use hyper::{
-    body::Incoming,
-    server::conn::http2,
-    service::service_fn,
-};
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::server::TlsStream;
@@ -56,6 +52,19 @@ impl Services {
     }
 }
 
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Its client closed or broke it.
+    ByClient,
+    /// There was no stream on it, ever.
+    NeverUsed,
+    /// There was none any more.
+    Unused,
+    /// All was told to stop.
+    Stopped,
+}
+
 /// Serves a connection until its client ends it or leaves it without streams, or all is told to stop. `opened` is
 /// dropped with the first stream.
 pub(super) async fn serve<P>(
@@ -64,7 +73,7 @@ pub(super) async fn serve<P>(
     services: Services,
     opened: P,
     stop: CancellationToken,
-) {
+) -> End {
     let streams = Arc::new(Streams::default());
     let counted = streams.clone();
     let address = peer.address;
@@ -89,18 +98,22 @@ pub(super) async fn serve<P>(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        () = streams.unused(WITHOUT_STREAM, opened) => {
-            debug!(peer = %address, "closed a connection without streams");
-            return;
+    let (why, end, _unopened) = tokio::select! {
+        result = &mut connection => {
+            if let Err(error) = result {
+                debug!(peer = %address, %error, "a connection failed");
+            }
+            return End::ByClient;
         }
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            timeout(GRACE, connection).await.unwrap_or(Ok(()))
-        }
+        opened = streams.unused(WITHOUT_STREAM, opened) => match opened {
+            None => ("it had no stream for long", End::Unused, None),
+            opened => ("no stream came", End::NeverUsed, opened),
+        },
+        () = stop.cancelled() => ("the controller is shutting down", End::Stopped, None),
     };
-    if let Err(error) = ended {
-        debug!(peer = %address, %error, "a connection failed");
-    }
+    debug!(peer = %address, why, "closing a connection");
+    connection.as_mut().graceful_shutdown();
+    // A client that does not take its leave is left.
+    let _ = timeout(GRACE, connection).await;
+    end
 }

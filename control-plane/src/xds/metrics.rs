@@ -20,7 +20,7 @@ pub struct Metrics {
     pub(super) requests: Family<Kind, Gauge>,
     pub(super) responses: Family<Kind, Gauge>,
     pub(super) nacks: Family<Kind, Counter>,
-    pub(super) refused: Family<Reason, Counter>,
+    refused: Family<Reason, Counter>,
     ignored: Family<Reason, Counter>,
     paced: Family<What, Counter>,
     pub(super) handshakes_failed: Counter,
@@ -34,8 +34,8 @@ pub(super) struct Kind {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct Reason {
-    pub(super) reason: &'static str,
+struct Reason {
+    reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -74,7 +74,7 @@ impl Metrics {
         );
         registry.register(
             "weir_xds_refused",
-            "Streams refused or ended, by reason",
+            "Connections and streams refused or ended, by reason",
             metrics.refused.clone(),
         );
         registry.register(
@@ -105,6 +105,11 @@ impl Metrics {
         metrics
     }
 
+    /// Counts a connection or stream that is refused or ended.
+    pub(super) fn refuse(&self, reason: &'static str) {
+        self.refused.get_or_create(&Reason { reason }).inc();
+    }
+
     /// Counts a request that means nothing.
     pub(super) fn ignore(&self, reason: &'static str) {
         self.ignored.get_or_create(&Reason { reason }).inc();
@@ -120,8 +125,7 @@ impl Metrics {
                 warn!(pod, what, "made a proxy wait that connects too often");
             }
             Passed::Displaced => {
-                let reason = "reconnects";
-                self.refused.get_or_create(&Reason { reason }).inc();
+                self.refuse("reconnects");
                 debug!(pod, what, "closed it for a newer one that waits");
             }
         }

@@ -20,7 +20,7 @@ use super::{
     accept::PeerCertificate,
     changes::Touched,
     hub::Membership,
-    metrics::{Kind, Reason},
+    metrics::Kind,
     names::Topic,
     pace::{Pace, Passed, Rate},
     requests::{Requests, Unread},
@@ -207,7 +207,7 @@ impl Hub {
     fn count(&self, ended: &Ended, peer: &Peer) {
         match ended.reason {
             Some(reason) => {
-                self.metrics.refused.get_or_create(&Reason { reason }).inc();
+                self.metrics.refuse(reason);
                 let certificate = peer.certificate.as_deref();
                 warn!(peer = %peer.address, ?certificate, reason, why = ended.status.message(), "ended a discovery stream");
             }
@@ -346,7 +346,12 @@ impl Conversation {
         Ok(())
     }
 
-    async fn flush<M: Machine>(&self, machine: &mut M, membership: &Membership, dialect: Dialect) -> Result<(), Ended> {
+    async fn flush<M: Machine>(
+        &self,
+        machine: &mut M,
+        membership: &Membership,
+        dialect: Dialect,
+    ) -> Result<(), Ended> {
         loop {
             // A place first, then the newest state: nothing grows stale in a queue.
             let place = tokio::select! {

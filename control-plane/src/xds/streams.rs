@@ -33,14 +33,15 @@ impl Streams {
         Stream(self.clone())
     }
 
-    /// Waits until there has been no stream for so long. `first` is dropped with the first one.
-    pub(super) async fn unused<F>(&self, patience: Duration, first: F) {
+    /// Waits until there has been no stream for so long. `first` is dropped with the first one, and given back if
+    /// there never was any.
+    pub(super) async fn unused<F>(&self, patience: Duration, first: F) -> Option<F> {
         let mut first = Some(first);
         let mut seen = 0;
         loop {
             let more = self.wait(|| self.opened.load(Ordering::Relaxed) != seen);
             if timeout(patience, more).await.is_err() {
-                return;
+                return first;
             }
             drop(first.take());
             self.wait(|| self.open.load(Ordering::Relaxed) == 0).await;
@@ -114,14 +115,14 @@ mod tests {
         drop(stream);
         // Over before anybody looks.
         drop(streams.open());
-        unused.await.unwrap();
+        assert!(unused.await.unwrap().is_none());
         assert!(ended.elapsed() >= PATIENCE);
     }
 
     #[tokio::test]
     async fn a_connection_that_never_had_a_stream_is_unused() {
         let begun = Instant::now();
-        Streams::default().unused(PATIENCE, ()).await;
+        assert!(Streams::default().unused(PATIENCE, ()).await.is_some());
         assert!(begun.elapsed() >= PATIENCE);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    io,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -13,7 +14,13 @@ use rcgen::{CertificateParams, KeyPair, SanType};
 use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
 use tempfile::TempDir;
-use tokio::{net::TcpStream, sync::mpsc, sync::watch, time::timeout};
+use tokio::{
+    io::AsyncReadExt as _,
+    net::{TcpSocket, TcpStream},
+    sync::{mpsc, watch},
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -220,19 +227,18 @@ impl Controller {
         join_token::mint(&key, &claims).unwrap()
     }
 
+    pub(crate) fn door(&self, certificate: Option<&Certificate>) -> Door {
+        Door {
+            config: Arc::new(self.client_config(certificate)),
+            address: self.address,
+        }
+    }
+
     pub(crate) async fn channel(&self, certificate: Option<&Certificate>) -> Channel {
-        let config = Arc::new(self.client_config(certificate));
-        let address = self.address;
+        let door = self.door(certificate);
         let connect = tower::service_fn(move |_: Uri| {
-            let config = config.clone();
-            async move {
-                let stream = TcpStream::connect(address).await?;
-                let name = ServerName::try_from("weir-controller.weir-system.svc.cluster.local").unwrap();
-                let tls = tokio_rustls::TlsConnector::from(config)
-                    .connect(name, stream)
-                    .await?;
-                Ok::<_, std::io::Error>(TokioIo::new(tls))
-            }
+            let door = door.clone();
+            async move { door.knock([127, 0, 0, 1]).await.map(TokioIo::new) }
         });
         GrpcEndpoint::from_static("http://controller")
             .connect_with_connector(connect)
@@ -298,7 +304,7 @@ impl Controller {
     }
 
     pub(crate) async fn metrics(&self) -> String {
-        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        use tokio::io::AsyncWriteExt as _;
         let mut stream = TcpStream::connect(self.health).await.unwrap();
         stream
             .write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
@@ -307,6 +313,31 @@ impl Controller {
         let mut text = String::new();
         stream.read_to_string(&mut text).await.unwrap();
         text
+    }
+}
+
+/// How a client gets in.
+#[derive(Clone)]
+pub(crate) struct Door {
+    config: Arc<ClientConfig>,
+    address: SocketAddr,
+}
+
+impl Door {
+    /// Shakes hands, coming from an address.
+    pub(crate) async fn knock(&self, from: [u8; 4]) -> io::Result<TlsStream<TcpStream>> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((from, 0).into())?;
+        let stream = socket.connect(self.address).await?;
+        let name = ServerName::try_from("weir-controller.weir-system.svc.cluster.local").unwrap();
+        TlsConnector::from(self.config.clone())
+            .connect(name, stream)
+            .await
+    }
+
+    /// Waits until the server speaks HTTP/2; `false`: it hung up before.
+    pub(crate) async fn is_opened(stream: &mut TlsStream<TcpStream>) -> bool {
+        stream.read_u8().await.is_ok()
     }
 }
 

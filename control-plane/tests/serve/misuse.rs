@@ -1,15 +1,24 @@
 //! Clients that misbehave: each is bounded, told why where it is refused, counted, and not noticed by another proxy.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
+use tokio::{io::AsyncReadExt as _, sync::mpsc, task::JoinHandle, time::timeout};
 use tonic::Code;
 use weir_xds::{ResourceType, google::rpc};
 
-use crate::mesh::{BUYER, Controller, Delta, PATIENCE};
+use crate::mesh::{BUYER, Controller, Delta, Door, PATIENCE};
 
 const STORE_CLUSTER: &str = "bookstore/bookstore|80";
 /// A change takes a millisecond or two to a proxy; this is for busy machines.
 const UNNOTICED: Duration = Duration::from_secs(2);
+
+const HERE: [u8; 4] = [127, 0, 0, 1];
 
 /// A proxy that behaves, beside the one that does not.
 struct Neighbour(Delta);
@@ -161,18 +170,109 @@ async fn of_many_streams_of_a_pod_one_is_held() {
     let mut neighbour = Neighbour::of(&controller).await;
     let certificate = controller.certificate("bookbuyer").await;
     let mut streams = Vec::new();
-    for _ in 0..40 {
+    for _ in 0..12 {
         let mut stream = Delta::open(&controller, &certificate, BUYER).await.unwrap();
         stream.subscribe(ResourceType::Endpoints, &[STORE_CLUSTER]).await;
         stream.update().await;
         streams.push(stream);
     }
     assert_eq!(count(&controller, "osm_proxy_connect_count").await, 2);
-    assert_eq!(count(&controller, "osm_proxy_reconnect_count").await, 39);
+    assert_eq!(count(&controller, "osm_proxy_reconnect_count").await, 11);
     neighbour.is_served(&controller).await;
     let mut last = streams.pop().unwrap();
     assert!(last.update().await.0.contains_key(STORE_CLUSTER));
     for mut replaced in streams {
         assert_eq!(replaced.next().await.unwrap_err().code(), Code::Aborted);
     }
+}
+
+/// Connects again and again, and drops what it gets; counts how often it was let in.
+fn connect_in_a_loop(door: &Door, let_in: &Arc<AtomicU64>) -> JoinHandle<()> {
+    let (door, let_in) = (door.clone(), let_in.clone());
+    tokio::spawn(async move {
+        loop {
+            if let Ok(mut stream) = door.knock(HERE).await
+                && Door::is_opened(&mut stream).await
+            {
+                let_in.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    })
+}
+
+#[tokio::test]
+async fn who_connects_in_a_loop_waits_and_others_do_not() {
+    let controller = Controller::start().await;
+    let mut neighbour = Neighbour::of(&controller).await;
+    let other = controller.certificate("bookstore").await;
+    let certificate = controller.certificate("bookbuyer").await;
+    let (door, let_in) = (controller.door(Some(&certificate)), Arc::default());
+    let begun = Instant::now();
+    let loops: Vec<_> = (0..3).map(|_| connect_in_a_loop(&door, &let_in)).collect();
+    let waited = "weir_xds_paced_total{what=\"connection\"}";
+    while count(&controller, waited).await < 2 {
+        assert!(begun.elapsed() < PATIENCE, "{let_in:?} were let in");
+        neighbour.is_served(&controller).await;
+        // From the same address.
+        let asked = Instant::now();
+        let mut stream = controller.door(Some(&other)).knock(HERE).await.unwrap();
+        assert!(Door::is_opened(&mut stream).await);
+        assert!(asked.elapsed() < UNNOTICED, "{:?}", asked.elapsed());
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    let (let_in, seconds) = (let_in.load(Ordering::Relaxed), begun.elapsed().as_secs());
+    assert!((17..=18 + seconds).contains(&let_in), "{let_in} in {seconds} s");
+    assert!(count(&controller, "weir_xds_refused_total{reason=\"reconnects\"}").await > 0);
+    loops.iter().for_each(JoinHandle::abort);
+    let mut stream = Delta::open(&controller, &certificate, BUYER).await.unwrap();
+    stream.subscribe(ResourceType::Endpoints, &[STORE_CLUSTER]).await;
+    assert!(stream.update().await.0.contains_key(STORE_CLUSTER));
+}
+
+#[tokio::test]
+async fn connections_without_a_stream_are_few_and_end() {
+    /// Handshakes of one address.
+    const TURNS: usize = 32;
+    let controller = Controller::start().await;
+    let mut neighbour = Neighbour::of(&controller).await;
+    let certificate = controller.certificate("bookstore").await;
+    let silent = controller.door(None);
+    let (events, mut seen) = mpsc::unbounded_channel();
+    for _ in 0..TURNS + 8 {
+        let (silent, events) = (silent.clone(), events.clone());
+        tokio::spawn(async move {
+            let mut stream = silent.knock(HERE).await.unwrap();
+            let _ = events.send(true);
+            let mut rest = Vec::new();
+            // Hung up on, politely or not.
+            let _ = stream.read_to_end(&mut rest).await;
+            let _ = events.send(false);
+        });
+    }
+    for _ in 0..TURNS {
+        assert_eq!(seen.recv().await, Some(true));
+    }
+    neighbour.is_served(&controller).await;
+    let asked = Instant::now();
+    let mut stream = controller
+        .door(Some(&certificate))
+        .knock([127, 0, 0, 2])
+        .await
+        .unwrap();
+    assert!(Door::is_opened(&mut stream).await);
+    assert!(asked.elapsed() < UNNOTICED, "{:?}", asked.elapsed());
+    assert_eq!(
+        seen.recv().await,
+        Some(false),
+        "no further one before one has ended"
+    );
+    let ended = timeout(PATIENCE * 4, async {
+        let mut ended = 1;
+        while ended < TURNS + 8 {
+            ended += usize::from(seen.recv().await == Some(false));
+        }
+    });
+    ended.await.expect("all end");
+    let refused = count(&controller, "weir_xds_refused_total{reason=\"no_stream\"}").await;
+    assert!(refused >= (TURNS + 8) as u64, "{refused}");
 }
