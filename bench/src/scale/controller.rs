@@ -41,6 +41,12 @@ pub(crate) struct Start<'a> {
 
 /// One that runs.
 pub(crate) struct Controller {
+    program: PathBuf,
+    /// Its addresses among them.
+    arguments: Vec<OsString>,
+    environment: Vec<(&'static str, OsString)>,
+    cores: Cores,
+    memory: u64,
     child: Child,
     pub(crate) xds: SocketAddr,
     health: SocketAddr,
@@ -67,15 +73,8 @@ impl Controller {
     pub(crate) fn start(start: Start<'_>) -> anyhow::Result<Self> {
         let [xds, health, injector, validator] =
             weir_testbed::free_ports()?.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-        let log = fs::File::create(&start.log)?;
-        let mut command = Command::new(start.program);
-        command
-            .args(start.arguments)
-            .args(["--log-level", "warn"])
-            .envs(start.environment)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
+        let mut arguments = start.arguments;
+        arguments.extend(["--log-level", "warn"].map(OsString::from));
         let flags = [
             "--xds-address",
             "--health-address",
@@ -83,28 +82,47 @@ impl Controller {
             "--validator-address",
         ];
         for (flag, address) in flags.into_iter().zip([xds, health, injector, validator]) {
-            command.arg(flag).arg(address.to_string());
+            arguments.extend([flag.to_owned(), address.to_string()].map(OsString::from));
         }
-        // A process inherits the core of the thread that starts it.
-        let core = start.cores.proxies;
-        let started = thread::spawn(move || {
-            pin::this_thread(core);
-            command.spawn()
-        });
-        let Ok(started) = started.join() else {
-            bail!("cannot start {}", start.program.display());
-        };
-        let child = started.with_context(|| format!("cannot start {}", start.program.display()))?;
-        let bound = Bound::of(child.id(), start.memory)
-            .inspect_err(|error| eprintln!("the controller's memory is measured, not bounded: {error}"))
-            .ok();
+        fs::File::create(&start.log)?;
+        let child = spawn(start.program, &arguments, &start.environment, &start.log, start.cores)?;
         Ok(Self {
-            child,
+            program: start.program.to_owned(),
+            arguments,
+            environment: start.environment,
+            cores: start.cores,
+            memory: start.memory,
             xds,
             health,
             log: start.log,
-            bound,
+            bound: bound(&child, start.memory),
+            child,
         })
+    }
+
+    /// Kills it, and starts another one in its place, which may not be ready yet.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(crate) fn replace(&mut self) -> anyhow::Result<()> {
+        self.end();
+        // One group of a name at a time.
+        self.bound = None;
+        self.child = spawn(
+            &self.program,
+            &self.arguments,
+            &self.environment,
+            &self.log,
+            self.cores,
+        )?;
+        self.bound = bound(&self.child, self.memory);
+        Ok(())
+    }
+
+    fn end(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 
     pub(crate) fn is_bounded(&self) -> bool {
@@ -200,8 +218,38 @@ impl Controller {
 
 impl Drop for Controller {
     fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.end();
     }
+}
+
+fn spawn(
+    program: &Path,
+    arguments: &[OsString],
+    environment: &[(&'static str, OsString)],
+    log: &Path,
+    cores: Cores,
+) -> anyhow::Result<Child> {
+    let log = fs::File::options().append(true).open(log)?;
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .envs(environment.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log);
+    // A process inherits the core of the thread that starts it.
+    let started = thread::spawn(move || {
+        pin::this_thread(cores.proxies);
+        command.spawn()
+    });
+    let Ok(started) = started.join() else {
+        bail!("cannot start {}", program.display());
+    };
+    started.with_context(|| format!("cannot start {}", program.display()))
+}
+
+fn bound(child: &Child, memory: u64) -> Option<Bound> {
+    Bound::of(child.id(), memory)
+        .inspect_err(|error| eprintln!("the controller's memory is measured, not bounded: {error}"))
+        .ok()
 }

@@ -66,12 +66,17 @@ impl Identities {
     ///
     /// # Errors
     /// When its certificate cannot be signed.
-    pub(super) fn sidecar(&self, layout: &Layout, pod: usize) -> anyhow::Result<Arc<ClientConfig>> {
+    pub(super) fn sidecar(
+        &self,
+        layout: &Layout,
+        pod: usize,
+        uid: &str,
+    ) -> anyhow::Result<Arc<ClientConfig>> {
         let app = layout.app_of_pod(pod);
         let (namespace, account) = (layout.namespace(app), layout.app_name(app));
         let mut parameters = CertificateParams::default();
         let mut subject = DistinguishedName::new();
-        subject.push(DnType::CommonName, layout.pod_uid(pod));
+        subject.push(DnType::CommonName, uid);
         parameters.distinguished_name = subject;
         let identity = format!("spiffe://cluster.local/ns/{namespace}/sa/{account}");
         parameters.subject_alt_names = vec![SanType::URI(identity.try_into()?)];

@@ -69,7 +69,8 @@ fn traffic_target(layout: &Layout, app: usize) -> Value {
     })
 }
 
-fn pod(layout: &Layout, pod: usize) -> Value {
+/// A pod with its status, which an API server does not take with it.
+pub(super) fn pod(layout: &Layout, pod: usize) -> Value {
     let app = layout.app_of_pod(pod);
     let name = layout.app_name(app);
     json!({

@@ -7,6 +7,7 @@
 mod board;
 mod bound;
 mod call;
+mod cluster;
 pub(crate) mod controller;
 pub(crate) mod files;
 mod holding;
@@ -14,6 +15,7 @@ mod identities;
 pub(crate) mod layout;
 mod manifests;
 mod phases;
+mod provider;
 mod report;
 mod sidecar;
 mod wire;
@@ -24,7 +26,7 @@ use anyhow::{Context as _, ensure};
 use clap::Args;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use self::{layout::Layout, report::Targets};
+use self::{layout::Layout, provider::Kind, report::Targets};
 use crate::pin::{self, Cores};
 
 /// What is asked for on the command line.
@@ -33,6 +35,9 @@ pub(crate) struct Options {
     /// The weir-controller binary, a release build; by default the one beside this program.
     #[arg(long, value_name = "PATH")]
     controller: Option<PathBuf>,
+    /// Where the mesh's objects are.
+    #[arg(long, value_enum, default_value_t = Kind::Files)]
+    provider: Kind,
     /// Simulated sidecars, each of a pod of its own.
     #[arg(long, default_value_t = 5000, value_parser = positive)]
     sidecars: usize,

@@ -16,10 +16,9 @@ use super::{
     Options,
     board::Board,
     controller::{Controller, Start},
-    files::Files,
     holding::{Holding, Names},
-    identities::Identities,
     layout::Layout,
+    provider::Provider,
     report::{Churn, Figures, Memory, Serving},
     sidecar::{Counts, Fleet, Sidecar},
     wire,
@@ -38,7 +37,9 @@ const IDLE_PART: u32 = 6;
 struct Run<'a> {
     options: &'a Options,
     layout: Layout,
-    files: Files,
+    provider: Provider,
+    /// Of the pods.
+    uids: Vec<String>,
     controller: Controller,
     fleet: Arc<Fleet>,
     /// Whether the first endpoint of each service is ready.
@@ -53,11 +54,10 @@ pub(super) async fn run(options: &Options, cores: Cores) -> anyhow::Result<Figur
     let directory = tempfile::tempdir()?;
     let layout = options.used();
     eprintln!("writing {} services and {} pods", layout.services, layout.pods);
-    let files = Files::new(directory.path().join("manifests"))?;
-    files.add(&layout)?;
-    let state = directory.path().join("state");
+    let provider = Provider::start(options.provider, directory.path()).await?;
+    let uids = provider.add(&layout).await?;
     let started = Instant::now();
-    let mut controller = start(options, cores, directory.path(), &files, &state)?;
+    let mut controller = start(options, cores, directory.path(), &provider)?;
     controller.ready().await?;
     let loaded = started.elapsed();
     let alone = controller.usage()?;
@@ -79,11 +79,12 @@ pub(super) async fn run(options: &Options, cores: Cores) -> anyhow::Result<Figur
             .collect(),
         next_service: 0,
         layout,
-        files,
+        provider,
+        uids,
         controller,
         fleet,
     };
-    let sidecars = run.sidecars(&Identities::in_directory(&state)?)?;
+    let sidecars = run.sidecars().await?;
     eprintln!("connecting {} sidecars", sidecars.len());
     let arrival = run
         .serve(|| {
@@ -100,6 +101,8 @@ pub(super) async fn run(options: &Options, cores: Cores) -> anyhow::Result<Figur
     let fleet = run.fleet.clone();
     let storm = run.serve(|| fleet.cuts.send_modify(|cuts| *cuts += 1)).await?;
     let last = run.controller.usage()?;
+    eprintln!("killing the controller, and starting another");
+    let restart = run.restart().await?;
     let memory = Memory::new(
         alone,
         connected,
@@ -118,6 +121,7 @@ pub(super) async fn run(options: &Options, cores: Cores) -> anyhow::Result<Figur
         idle_cpu: idle,
         churn,
         storm,
+        restart,
         grown,
     })
 }
@@ -126,20 +130,13 @@ fn start(
     options: &Options,
     cores: Cores,
     directory: &Path,
-    files: &Files,
-    state: &Path,
+    provider: &Provider,
 ) -> anyhow::Result<Controller> {
     let program = options.program()?;
-    let arguments = [
-        "--manifests".as_ref(),
-        files.path(),
-        "--state-dir".as_ref(),
-        state,
-    ];
     Controller::start(Start {
         program: &program,
-        arguments: arguments.map(|argument| argument.as_os_str().to_owned()).to_vec(),
-        environment: Vec::new(),
+        arguments: provider.arguments(),
+        environment: provider.environment(),
         log: options
             .log
             .clone()
@@ -150,26 +147,49 @@ fn start(
 }
 
 impl Run<'_> {
-    fn sidecars(&self, identities: &Identities) -> anyhow::Result<Vec<Sidecar>> {
+    async fn sidecars(&self) -> anyhow::Result<Vec<Sidecar>> {
+        let identities = self.provider.identities().await?;
         let names = Names::new(&self.layout);
-        let sidecar = |pod| {
+        let sidecar = |(pod, uid): (usize, &String)| {
             Ok(Sidecar {
                 fleet: self.fleet.clone(),
-                uid: self.layout.pod_uid(pod),
-                tls: identities.sidecar(&self.layout, pod)?,
+                uid: uid.clone(),
+                tls: identities.sidecar(&self.layout, pod, uid)?,
                 holding: Holding::new(&self.layout, &names, self.layout.app_of_pod(pod)),
             })
         };
-        (0..self.layout.pods).map(sidecar).collect()
+        self.uids.iter().enumerate().map(sidecar).collect()
     }
 
     /// Begins something after which every sidecar has to be served anew, and waits until all are.
     async fn serve(&mut self, begin: impl FnOnce()) -> anyhow::Result<Serving> {
         let before = (self.controller.usage()?, self.seen().await?);
-        let mut served = self.fleet.served.subscribe();
         self.fleet.served.send_replace(0);
         let started = Instant::now();
         begin();
+        self.all_served(started).await?;
+        let took = started.elapsed();
+        let after = (self.controller.usage()?, self.seen().await?);
+        let last_failure = self.fleet.last_failure.send_replace(None);
+        let cpu_s = after.0.cpu - before.0.cpu;
+        Ok(Serving::new(took, cpu_s, &after.1.since(&before.1), last_failure))
+    }
+
+    /// Kills the controller and starts another one, which knows nothing of the sidecars.
+    async fn restart(&mut self) -> anyhow::Result<Serving> {
+        let before = self.seen().await?.of_sidecars();
+        self.fleet.served.send_replace(0);
+        let started = Instant::now();
+        self.controller.replace()?;
+        self.all_served(started).await?;
+        let took = started.elapsed();
+        let after = (self.controller.usage()?, self.seen().await?);
+        let last_failure = self.fleet.last_failure.send_replace(None);
+        Ok(Serving::new(took, after.0.cpu, &after.1.since(&before), last_failure))
+    }
+
+    async fn all_served(&mut self, started: Instant) -> anyhow::Result<()> {
+        let mut served = self.fleet.served.subscribe();
         let all = self.options.sidecars;
         while *served.borrow_and_update() < all {
             // A look at the process now and then; most of the time this waits for the count.
@@ -185,18 +205,7 @@ impl Run<'_> {
                 *self.fleet.served.borrow()
             );
         }
-        let took = started.elapsed();
-        let after = (self.controller.usage()?, self.seen().await?);
-        Ok(Serving {
-            seconds: took.as_secs_f64(),
-            cpu_s: after.0.cpu - before.0.cpu,
-            refused: after.1.refused - before.1.refused,
-            failures: after.1.failures - before.1.failures,
-            resources: after.1.resources - before.1.resources,
-            resent: after.1.resent - before.1.resent,
-            bytes: after.1.bytes - before.1.bytes,
-            last_failure: self.fleet.last_failure.send_replace(None),
-        })
+        Ok(())
     }
 
     /// CPU seconds in a second in which nothing happens.
@@ -221,7 +230,7 @@ impl Run<'_> {
         let mut changes = 0;
         for _ in 0..self.options.changes * self.options.seconds {
             ticks.tick().await;
-            changes += usize::from(self.change()?);
+            changes += usize::from(self.change().await?);
         }
         let lost = self.fleet.board.settled(LONGEST_CHANGE).await;
         let seconds = started.elapsed().as_secs_f64();
@@ -236,7 +245,7 @@ impl Run<'_> {
     }
 
     /// Changes the next service that has subscribers; `false`: its last change is on its way still.
-    fn change(&mut self) -> anyhow::Result<bool> {
+    async fn change(&mut self) -> anyhow::Result<bool> {
         for _ in 0..self.layout.services {
             let service = self.next_service;
             self.next_service = (service + 1) % self.layout.services;
@@ -250,7 +259,7 @@ impl Run<'_> {
                 return Ok(false);
             }
             *ready = !*ready;
-            self.files.change(&self.layout, service, *ready)?;
+            self.provider.change(&self.layout, service, *ready).await?;
             return Ok(true);
         }
         anyhow::bail!("no service has users")
@@ -261,9 +270,9 @@ impl Run<'_> {
         let unrelated = self.options.unrelated();
         eprintln!("adding {} services that nobody uses", unrelated.services);
         self.controller.unbind()?;
-        self.files.add(&unrelated)?;
+        self.provider.add(&unrelated).await?;
         // What is written later is read no earlier: once this change has arrived, the controller knows the rest.
-        self.change()?;
+        self.change().await?;
         let lost = self.fleet.board.settled(PATIENCE).await;
         ensure!(
             lost == 0,
@@ -293,7 +302,7 @@ impl Run<'_> {
 
 /// Counts so far.
 pub(super) struct Seen {
-    refused: f64,
+    pub(super) refused: f64,
     pub(super) failures: u64,
     pub(super) resources: u64,
     pub(super) resent: u64,
@@ -301,6 +310,11 @@ pub(super) struct Seen {
 }
 
 impl Seen {
+    /// Without what a controller counted that is no more.
+    fn of_sidecars(self) -> Self {
+        Self { refused: 0.0, ..self }
+    }
+
     fn since(&self, before: &Self) -> Self {
         Self {
             refused: self.refused - before.refused,

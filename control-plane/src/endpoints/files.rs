@@ -30,7 +30,7 @@ use super::{Objects, Provider, Store};
 
 const POLL: Duration = Duration::from_secs(2);
 /// Looking at everything takes no more than this part of the time.
-const POLL_SHARE: u32 = 50;
+const POLL_SHARE: u32 = 500;
 const POLL_MISSING: Duration = Duration::from_millis(250);
 
 /// Why watching could not start.

@@ -22,6 +22,8 @@ pub struct Store {
     hasher: RandomState,
     /// Everyone who has an object of a name, the one that counts first.
     claims: HashMap<Key, BTreeMap<Place, Claim>>,
+    /// What is wrong with the files that have something wrong.
+    wrong: BTreeMap<(usize, Arc<str>), Vec<Diagnostic>>,
     /// What is told of those that do not count.
     duplicates: BTreeMap<Key, Vec<Diagnostic>>,
     /// The objects in force, without what is wrong.
@@ -99,7 +101,7 @@ impl Store {
             }
             Err(broken) => state.broken = Some(*broken),
         }
-        self.diagnostics.take();
+        self.note(directory, &name);
         true
     }
 
@@ -108,7 +110,8 @@ impl Store {
         let Some(files) = self.directories.get_mut(directory) else {
             return;
         };
-        let state = files.entry(file.into()).or_default();
+        let name: Arc<str> = file.into();
+        let state = files.entry(name.clone()).or_default();
         state.broken = Some(Diagnostic {
             file: file.into(),
             line: 1,
@@ -120,7 +123,7 @@ impl Store {
             remedy: "make it readable UTF-8 text; until then everything last read from it stays in force"
                 .to_owned(),
         });
-        self.diagnostics.take();
+        self.note(directory, &name);
     }
 
     /// Forgets a file and its objects. Whether there was one.
@@ -130,7 +133,7 @@ impl Store {
             return false;
         };
         self.settle(directory, &name, &gone.entries);
-        self.diagnostics.take();
+        self.note(directory, &name);
         true
     }
 
@@ -138,15 +141,23 @@ impl Store {
     #[must_use]
     pub fn objects(&self) -> Objects {
         let gather = || {
-            let files = self.directories.iter().flat_map(BTreeMap::values);
-            let wrong = files.flat_map(File::diagnostics);
-            let mut all: Vec<_> = wrong.chain(self.duplicates.values().flatten()).cloned().collect();
+            let wrong = self.wrong.values().chain(self.duplicates.values());
+            let mut all: Vec<_> = wrong.flatten().cloned().collect();
             all.sort();
             Arc::new(all)
         };
         Objects {
             diagnostics: self.diagnostics.get_or_init(gather).clone(),
             ..self.objects.clone()
+        }
+    }
+
+    /// Keeps what is wrong with a file.
+    fn note(&mut self, directory: usize, name: &Arc<str>) {
+        let file = self.directories.get(directory).and_then(|files| files.get(name));
+        let now: Vec<Diagnostic> = file.into_iter().flat_map(File::diagnostics).cloned().collect();
+        if replace(&mut self.wrong, (directory, name.clone()), now) {
+            self.diagnostics.take();
         }
     }
 
@@ -187,8 +198,10 @@ impl Store {
         let claims = self.claims.get(&key);
         let Some(((directory, first, _), claim)) = claims.and_then(BTreeMap::first_key_value) else {
             self.claims.remove(&key);
-            self.duplicates.remove(&key);
             self.objects.remove(key.kind, &key.name);
+            if replace(&mut self.duplicates, key, Vec::new()) {
+                self.diagnostics.take();
+            }
             return;
         };
         self.objects.insert(key.name.clone(), claim.object.clone());
@@ -197,11 +210,22 @@ impl Store {
         let told: Vec<Diagnostic> = beside
             .map(|((_, file, _), claim)| duplicate(&key, file, claim.line, first))
             .collect();
-        match told.is_empty() {
-            true => self.duplicates.remove(&key),
-            false => self.duplicates.insert(key, told),
-        };
+        if replace(&mut self.duplicates, key, told) {
+            self.diagnostics.take();
+        }
     }
+}
+
+/// Keeps what is wrong with something, if anything is. Whether that is news.
+fn replace<K: Ord>(all: &mut BTreeMap<K, Vec<Diagnostic>>, of: K, now: Vec<Diagnostic>) -> bool {
+    if all.get(&of).map_or(&[][..], Vec::as_slice) == now {
+        return false;
+    }
+    match now.is_empty() {
+        true => all.remove(&of),
+        false => all.insert(of, now),
+    };
+    true
 }
 
 /// Whether nothing was read anew.
