@@ -52,7 +52,8 @@ fn sidecars_of_a_cluster_are_served_what_its_api_server_has() {
         eprintln!("skipped: {missing}");
         return;
     }
-    let mesh = "--provider cluster --sidecars 40 --services 20 --endpoints 4 --changes 4 --seconds 5 --growth 1";
+    let mesh =
+        "--provider cluster --sidecars 40 --services 20 --endpoints 4 --changes 4 --seconds 5 --growth 1";
     let targets = "--target-p99 15000 --target-storm 60 --target-sidecar 1000";
     let figures = figures(&format!("{mesh} {targets}"));
     assert_eq!(resources(&figures, "arrival"), Some(40 * (6 + 10 * 4)));

@@ -8,6 +8,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 use weir_controller::{app, config::Args, logging::Logging};
 
+// What thousands of handshakes leave is given back, and what stays between it does not keep it.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let args = Args::parse();
     let logging = match Logging::start(&args.log_level, args.log_format) {

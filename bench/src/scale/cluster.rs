@@ -52,7 +52,10 @@ impl Cluster {
         cluster.create(&manifests::namespace(SYSTEM)).await?;
         let until = Instant::now() + PATIENCE;
         while let Err(error) = cluster.create(&manifests::mesh_config()).await {
-            ensure!(Instant::now() < until, "the API server does not take a MeshConfig: {error:#}");
+            ensure!(
+                Instant::now() < until,
+                "the API server does not take a MeshConfig: {error:#}"
+            );
             sleep(LOOK_AGAIN).await;
         }
         Ok(cluster)
@@ -68,7 +71,8 @@ impl Cluster {
         self.create_all(layout.namespaces().map(|name| manifests::namespace(&name)))
             .await?;
         let apps = (0..layout.apps()).flat_map(|app| manifests::app(layout, app));
-        self.create_all(apps.filter(|object| object["kind"] != "Pod")).await?;
+        self.create_all(apps.filter(|object| object["kind"] != "Pod"))
+            .await?;
         let slices = (0..layout.services).map(|service| manifests::slice(layout, service, true));
         self.create_all(slices).await?;
         let pods = (0..layout.pods).map(|pod| self.create_pod(layout, pod));
@@ -89,7 +93,8 @@ impl Cluster {
     pub(super) async fn change(&self, layout: &Layout, service: usize, ready: bool) -> anyhow::Result<()> {
         let slice = manifests::slice(layout, service, ready);
         let path = format!("{}/{}", collection(&slice)?, layout.service_name(service));
-        self.merge(&path, &json!({ "endpoints": slice["endpoints"] })).await
+        self.merge(&path, &json!({ "endpoints": slice["endpoints"] }))
+            .await
     }
 
     /// The key and the certificate of the controller's root.
@@ -121,9 +126,14 @@ impl Cluster {
     }
 
     async fn merge(&self, path: &str, patch: &Value) -> anyhow::Result<()> {
-        self.send(Method::PATCH, path, "application/merge-patch+json", patch.to_string())
-            .await
-            .with_context(|| format!("cannot change {path}"))?;
+        self.send(
+            Method::PATCH,
+            path,
+            "application/merge-patch+json",
+            patch.to_string(),
+        )
+        .await
+        .with_context(|| format!("cannot change {path}"))?;
         Ok(())
     }
 
@@ -162,7 +172,10 @@ mod tests {
 
     #[test]
     fn objects_are_where_the_api_server_has_them() {
-        assert_eq!(collection(&manifests::namespace("a")).unwrap(), "/api/v1/namespaces");
+        assert_eq!(
+            collection(&manifests::namespace("a")).unwrap(),
+            "/api/v1/namespaces"
+        );
         assert_eq!(
             collection(&manifests::mesh_config()).unwrap(),
             "/apis/config.openservicemesh.io/v1alpha2/namespaces/weir-system/meshconfigs"

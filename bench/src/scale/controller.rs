@@ -85,7 +85,13 @@ impl Controller {
             arguments.extend([flag.to_owned(), address.to_string()].map(OsString::from));
         }
         fs::File::create(&start.log)?;
-        let child = spawn(start.program, &arguments, &start.environment, &start.log, start.cores)?;
+        let child = spawn(
+            start.program,
+            &arguments,
+            &start.environment,
+            &start.log,
+            start.cores,
+        )?;
         Ok(Self {
             program: start.program.to_owned(),
             arguments,

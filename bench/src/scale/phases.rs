@@ -185,7 +185,12 @@ impl Run<'_> {
         let took = started.elapsed();
         let after = (self.controller.usage()?, self.seen().await?);
         let last_failure = self.fleet.last_failure.send_replace(None);
-        Ok(Serving::new(took, after.0.cpu, &after.1.since(&before), last_failure))
+        Ok(Serving::new(
+            took,
+            after.0.cpu,
+            &after.1.since(&before),
+            last_failure,
+        ))
     }
 
     async fn all_served(&mut self, started: Instant) -> anyhow::Result<()> {

@@ -42,9 +42,14 @@ impl Provider {
     /// What tells a controller of it.
     pub(super) fn arguments(&self) -> Vec<OsString> {
         match self {
-            Self::Files { files, state } => ["--manifests".as_ref(), files.path(), "--state-dir".as_ref(), state]
-                .map(|argument| argument.as_os_str().to_owned())
-                .to_vec(),
+            Self::Files { files, state } => [
+                "--manifests".as_ref(),
+                files.path(),
+                "--state-dir".as_ref(),
+                state,
+            ]
+            .map(|argument| argument.as_os_str().to_owned())
+            .to_vec(),
             Self::Cluster(_) => Vec::new(),
         }
     }

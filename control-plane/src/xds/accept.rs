@@ -132,7 +132,7 @@ impl Door {
         };
         let (services, stop) = (self.services.clone(), self.stop.clone());
         let opened = (turn, ticket, place);
-        let ended = Box::pin(connection::serve(stream, peer, services, opened, stop)).await;
+        let ended = connection::serve(stream, peer, services, opened, stop).await;
         if ended == End::NeverUsed {
             self.metrics.refuse("no_stream");
         }

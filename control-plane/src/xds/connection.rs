@@ -1,6 +1,6 @@
 //! One connection after its handshake: HTTP/2, for as long as there are streams on it.
 
-use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
@@ -67,13 +67,13 @@ pub(super) enum End {
 
 /// Serves a connection until its client ends it or leaves it without streams, or all is told to stop. `opened` is
 /// dropped with the first stream.
-pub(super) async fn serve<P>(
+pub(super) fn serve<P: Send>(
     stream: TlsStream<TcpStream>,
     peer: Peer,
     services: Services,
     opened: P,
     stop: CancellationToken,
-) -> End {
+) -> impl Future<Output = End> + Send {
     let streams = Arc::new(Streams::default());
     let counted = streams.clone();
     let address = peer.address;
@@ -90,6 +90,31 @@ pub(super) async fn serve<P>(
             }))
         }
     });
+    // A future that moved it would have room for it twice.
+    let mut connection = Box::pin(http().serve_connection(TokioIo::new(stream), service));
+    async move {
+        let (why, end, _unopened) = tokio::select! {
+            result = &mut connection => {
+                if let Err(error) = result {
+                    debug!(peer = %address, %error, "a connection failed");
+                }
+                return End::ByClient;
+            }
+            opened = streams.unused(WITHOUT_STREAM, opened) => match opened {
+                None => ("it had no stream for long", End::Unused, None),
+                opened => ("no stream came", End::NeverUsed, opened),
+            },
+            () = stop.cancelled() => ("the controller is shutting down", End::Stopped, None),
+        };
+        debug!(peer = %address, why, "closing a connection");
+        connection.as_mut().graceful_shutdown();
+        // A client that does not take its leave is left.
+        let _ = timeout(GRACE, connection).await;
+        end
+    }
+}
+
+fn http() -> http2::Builder<TokioExecutor> {
     let mut http = http2::Builder::new(TokioExecutor::new());
     http.timer(TokioTimer::new())
         .keep_alive_interval(KEEPALIVE_INTERVAL)
@@ -97,23 +122,5 @@ pub(super) async fn serve<P>(
         .max_concurrent_streams(STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
-    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
-    let (why, end, _unopened) = tokio::select! {
-        result = &mut connection => {
-            if let Err(error) = result {
-                debug!(peer = %address, %error, "a connection failed");
-            }
-            return End::ByClient;
-        }
-        opened = streams.unused(WITHOUT_STREAM, opened) => match opened {
-            None => ("it had no stream for long", End::Unused, None),
-            opened => ("no stream came", End::NeverUsed, opened),
-        },
-        () = stop.cancelled() => ("the controller is shutting down", End::Stopped, None),
-    };
-    debug!(peer = %address, why, "closing a connection");
-    connection.as_mut().graceful_shutdown();
-    // A client that does not take its leave is left.
-    let _ = timeout(GRACE, connection).await;
-    end
+    http
 }

@@ -259,7 +259,7 @@ impl Conversation {
         info!(peer = %self.peer.address, pod = %pod, protocol = M::PROTOCOL, "a proxy connected");
         let replaced = membership.mailbox.replaced.clone();
         tokio::select! {
-            ended = self.converse(M::new(pod), (first, requests), &membership, dialect) => ended,
+            ended = self.converse(Box::new(M::new(pod)), (Box::new(first), requests), &membership, dialect) => ended,
             () = replaced.cancelled() => {
                 Ended::by_client(Status::aborted("a newer stream of the same proxy took over"))
             }
@@ -268,20 +268,22 @@ impl Conversation {
 
     async fn converse<M: Machine>(
         &self,
-        mut machine: M,
-        (first, mut requests): (M::Request, Requests<M::Request>),
+        // A future has room for what it is given and once more for what it moves: boxes are small.
+        mut machine: Box<M>,
+        (first, mut requests): (Box<M::Request>, Requests<M::Request>),
         membership: &Membership,
         dialect: Dialect,
     ) -> Ended {
+        let machine = &mut *machine;
         let mut request = Some(first);
         let mut pace = Pace::new(REQUESTS, Instant::now());
         loop {
             if let Some(request) = request.take()
-                && let Err(ended) = self.take(&mut machine, &request, membership, dialect)
+                && let Err(ended) = self.take(machine, &request, membership, dialect)
             {
                 return ended;
             }
-            if let Err(ended) = self.flush(&mut machine, membership, dialect).await {
+            if let Err(ended) = self.flush(machine, membership, dialect).await {
                 return ended;
             }
             let ready = pace.ready();
@@ -295,13 +297,13 @@ impl Conversation {
                 message = message => match message {
                     Ok(Some(message)) => {
                         pace.took(Instant::now());
-                        request = Some(message);
+                        request = Some(Box::new(message));
                     }
                     Ok(None) => return Ended::by_client(Status::ok("")),
                     Err(why) => return Ended::unread(why),
                 },
                 touched = membership.touched() => {
-                    if let Err(ended) = self.changed(&mut machine, &touched, dialect) {
+                    if let Err(ended) = self.changed(machine, &touched, dialect) {
                         return ended;
                     }
                 }
