@@ -13,9 +13,9 @@
 //!
 //! State reaches connections as immutable snapshots of [`model`]; decisions are pure functions; `http::rescue`
 //! is the only writer of responses that the proxy makes itself, and each carries a reason that is also the
-//! metric label (`telemetry`). A control plane that is asked for everything, and not on demand, has all its listeners bound
-//! by [`whole`]. Probes, Prometheus and people are answered by [`admin`], which sees the rest
-//! through [`introspect`].
+//! metric label (`telemetry`). Where a control plane is asked for everything, and not on demand, [`whole`] binds
+//! all its listeners. Probes, Prometheus and people are answered by [`admin`], which sees the rest through
+//! [`introspect`].
 
 pub mod accept;
 pub mod admin;
