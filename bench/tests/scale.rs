@@ -1,7 +1,7 @@
 //! The scale scenario, small: what it promises of thousands of sidecars must hold for two hundred, and of some on a
 //! real API server.
-
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 use std::{env, path::Path, process::Command};
 
 use serde_json::Value;
