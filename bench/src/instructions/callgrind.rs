@@ -58,28 +58,40 @@ pub(super) struct Counted {
 }
 
 impl Profiled {
-    /// Starts it; profiles are called `name` in `directory`, and what it says goes there, too.
+    /// Starts it, without callgrind if not `counted`; profiles are called `name` in `directory`, and what it says goes
+    /// there, too.
     ///
     /// # Errors
-    /// When there is no valgrind.
+    /// When there is no valgrind where it is needed, or no such program.
     pub(super) fn start(
         program: &Path,
         arguments: &[&str],
         directory: &Path,
         name: &str,
+        counted: bool,
     ) -> anyhow::Result<Self> {
         let out = directory.join(name);
         let log = fs::File::create(directory.join(format!("{name}.log")))?;
-        let child = Command::new("valgrind")
-            .args(["--tool=callgrind", "--quiet"])
-            .arg(format!("--callgrind-out-file={}", out.display()))
-            .arg(program)
+        let mut command = if counted {
+            let mut valgrind = Command::new("valgrind");
+            valgrind
+                .args(["--tool=callgrind", "--quiet"])
+                .arg(format!("--callgrind-out-file={}", out.display()))
+                .arg(program);
+            valgrind
+        } else {
+            Command::new(program)
+        };
+        let child = command
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
-            .context("cannot start valgrind; is it installed?")?;
+            .with_context(|| match counted {
+                true => "cannot start valgrind; is it installed?".to_owned(),
+                false => format!("cannot start {}", program.display()),
+            })?;
         Ok(Self {
             child,
             out,
@@ -93,6 +105,18 @@ impl Profiled {
     /// When the system does not tell.
     pub(super) fn is_gone(&mut self) -> anyhow::Result<bool> {
         Ok(self.child.try_wait()?.is_some())
+    }
+
+    /// Its resident memory, in KiB.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub(super) fn resident(&self) -> anyhow::Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.context("the program is gone")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let size = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
+        size.context("the system does not tell the program's memory")
     }
 
     /// What it said.

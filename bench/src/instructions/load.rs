@@ -79,22 +79,19 @@ impl Client {
         Ok(Self { runtime, lanes })
     }
 
-    /// Sends requests, as many on each lane, and waits for the answers.
+    /// Sends requests, as many on each lane, and waits for the answers. All lanes send at once, and again when all are
+    /// answered: how many requests share a read or a write is then the same in every run.
     ///
     /// # Errors
     /// When an answer is not what it should be.
     pub(super) fn send(&mut self, requests: u32) -> anyhow::Result<()> {
-        let each = requests as usize / self.lanes.len();
+        let rounds = requests as usize / self.lanes.len();
         self.runtime.block_on(async {
-            let lanes = self.lanes.iter_mut().map(|lane| async move {
-                for _ in 0..each {
-                    timeout(ANSWER, lane.send())
-                        .await
-                        .context("no answer in time")??;
-                }
-                anyhow::Ok(())
-            });
-            try_join_all(lanes).await.map(drop)
+            for _ in 0..rounds {
+                let answered = try_join_all(self.lanes.iter_mut().map(Lane::send));
+                timeout(ANSWER, answered).await.context("no answer in time")??;
+            }
+            Ok(())
         })
     }
 }

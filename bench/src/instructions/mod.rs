@@ -1,12 +1,14 @@
 //! Instructions and system calls that a pair of sidecars takes for a request: a measure that a noisy machine does
 //! not change. Both sidecars run under valgrind's callgrind; its counters are read before and after a fixed number of
-//! requests, so starting up and warming up do not count. Budgets are kept in a file, and a change beyond them fails.
+//! requests, so starting up and warming up do not count. Beside it stand the memory of a pair after a fixed run and the
+//! size of the program. Budgets are kept in a file, and a change beyond them fails.
 
 mod apps;
 mod budgets;
 mod callgrind;
 mod load;
 mod pair;
+mod weight;
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +18,6 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use clap::Args;
-use serde::Serialize;
 
 use self::{
     budgets::Budgets,
@@ -33,7 +34,7 @@ pub(crate) struct Options {
     /// The weir-proxy binary, a release build; by default the one beside this program.
     #[arg(long, value_name = "PATH")]
     weir: Option<PathBuf>,
-    /// Only these scenarios: http1, http1-16, grpc, grpc-16, tcp, handshake.
+    /// Only these scenarios: http1, http1-16, grpc, grpc-16, tcp, handshake, weight.
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     only: Vec<String>,
     /// Requests that are counted in each scenario.
@@ -81,14 +82,11 @@ const SCENARIOS: [Scenario; 6] = [
     scenario("handshake", Kind::Connect, 1, 20),
 ];
 
-/// What one request takes in both sidecars together, the kernel not counted.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub(crate) struct Figures {
-    /// Instructions.
-    pub(crate) instructions: f64,
-    /// System calls.
-    pub(crate) syscalls: f64,
-}
+/// What is measured beside the scenarios: how much the program weighs.
+const WEIGHT: &str = "weight";
+
+/// Figures of one scenario by their names.
+type Figures = BTreeMap<&'static str, f64>;
 
 /// Measures the scenarios, prints the figures, and compares them with the budgets where that is asked for.
 ///
@@ -111,16 +109,17 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         .check
         .then(|| Budgets::read(&options.budgets))
         .transpose()?;
+    let (scenarios, weighed) = chosen(&options.only)?;
     let mut measured = BTreeMap::new();
-    println!("{:<10} {:>14} {:>10}", "a request", "instructions", "syscalls");
-    for scenario in chosen(&options.only)? {
+    for scenario in scenarios {
         let figures = measure(scenario, &weir, options).with_context(|| scenario.name)?;
-        let Figures {
-            instructions,
-            syscalls,
-        } = figures;
-        println!("{:<10} {instructions:>14.0} {syscalls:>10.2}", scenario.name);
+        print(scenario.name, &figures);
         measured.insert(scenario.name, figures);
+    }
+    if weighed {
+        let figures = weight::measure(&weir).context(WEIGHT)?;
+        print(WEIGHT, &figures);
+        measured.insert(WEIGHT, figures);
     }
     if let Some(path) = &options.json {
         std::fs::write(path, serde_json::to_vec_pretty(&measured)?)
@@ -132,20 +131,30 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     }
 }
 
-fn chosen(only: &[String]) -> anyhow::Result<Vec<&'static Scenario>> {
+fn print(name: &str, figures: &Figures) {
+    let figures: Vec<_> = figures
+        .iter()
+        .map(|(what, is)| format!("{is:>10.1} {what}"))
+        .collect();
+    println!("{name:<10} {}", figures.join("  "));
+}
+
+/// The scenarios that are asked for, and whether the weight is.
+fn chosen(only: &[String]) -> anyhow::Result<(Vec<&'static Scenario>, bool)> {
     for name in only {
         ensure!(
-            SCENARIOS.iter().any(|scenario| scenario.name == name),
+            name == WEIGHT || SCENARIOS.iter().any(|scenario| scenario.name == name),
             "there is no scenario {name}; see --help"
         );
     }
-    let wanted = |scenario: &&Scenario| only.is_empty() || only.iter().any(|only| only == scenario.name);
-    Ok(SCENARIOS.iter().filter(wanted).collect())
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|only| only == name);
+    let scenarios = SCENARIOS.iter().filter(|scenario| wanted(scenario.name));
+    Ok((scenarios.collect(), wanted(WEIGHT)))
 }
 
 fn measure(scenario: &Scenario, weir: &Path, options: &Options) -> anyhow::Result<Figures> {
     let requests = (options.requests / scenario.one_in).next_multiple_of(scenario.concurrency);
-    let mut pair = Pair::start(weir, scenario.kind)?;
+    let mut pair = Pair::start(weir, scenario.kind, true)?;
     let mut client = Client::connect(pair.target, scenario.kind, scenario.concurrency)?;
     client.send(requests / WARMING)?;
     pair.mark("warm")?;

@@ -1,4 +1,4 @@
-//! A pair of weir-proxy under callgrind, between this program's client and its applications.
+//! A pair of weir-proxy, mostly under callgrind, between this program's client and its applications.
 
 use std::{
     fs,
@@ -33,11 +33,11 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    /// Starts it and waits until a request gets through.
+    /// Starts it, under valgrind if `counted`, and waits until a request gets through.
     ///
     /// # Errors
-    /// When there is no valgrind, or no request gets through; with what the sidecars said.
-    pub(super) fn start(weir: &Path, kind: Kind) -> anyhow::Result<Self> {
+    /// When there is no valgrind where it is needed, or no request gets through; with what the sidecars said.
+    pub(super) fn start(weir: &Path, kind: Kind, counted: bool) -> anyhow::Result<Self> {
         let between = if kind == Kind::Grpc {
             Between::Http2
         } else {
@@ -72,7 +72,13 @@ impl Pair {
                 "--health-address",
                 "off",
             ];
-            sidecars.push(Profiled::start(weir, &arguments, directory.path(), name)?);
+            sidecars.push(Profiled::start(
+                weir,
+                &arguments,
+                directory.path(),
+                name,
+                counted,
+            )?);
         }
         let mut pair = Self {
             target: if kind.is_http() {
@@ -126,10 +132,19 @@ impl Pair {
             instructions += counted.instructions;
             syscalls += counted.syscalls;
         }
-        Ok(Figures {
-            instructions: instructions as f64 / f64::from(requests),
-            syscalls: syscalls as f64 / f64::from(requests),
-        })
+        let each = |total: u64| total as f64 / f64::from(requests);
+        Ok(Figures::from([
+            ("instructions", each(instructions)),
+            ("syscalls", each(syscalls)),
+        ]))
+    }
+
+    /// Resident memory of both sidecars together, in KiB.
+    ///
+    /// # Errors
+    /// When a sidecar is gone.
+    pub(super) fn resident(&self) -> anyhow::Result<u64> {
+        self.sidecars.iter().map(Profiled::resident).sum()
     }
 
     /// Copies the profiles written last into a directory, as `<scenario>.inbound` and `<scenario>.outbound`.
