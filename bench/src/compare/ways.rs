@@ -1,0 +1,333 @@
+//! What is compared: nothing in between, or a pair of sidecars of one make.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use serde_json::Value;
+use tempfile::TempDir;
+use weir_testbed::{Pods, Sandbox};
+
+use super::{
+    apps::Apps,
+    haproxy,
+    pods::{INBOUND, MARK, OUTBOUND, PORT, Pair, Side},
+    process::Sidecar,
+    scenarios::Protocol,
+    static_pair,
+};
+use crate::{
+    bootstrap::{Between, CLIENT, Identities, SERVER},
+    pin::Cores,
+};
+
+/// How long a pair may take from its start to the first answer.
+const STARTING: Duration = Duration::from_secs(20);
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// One way from client to server.
+#[derive(Clone, Debug)]
+pub(crate) struct Way {
+    /// Name in reports.
+    pub(crate) name: String,
+    /// The sidecars; `None`: none.
+    pub(crate) make: Option<Make>,
+}
+
+/// What both sidecars are.
+#[derive(Clone, Debug)]
+pub(crate) enum Make {
+    /// weir-proxy.
+    Weir(PathBuf, Between),
+    /// Envoy.
+    Envoy(PathBuf, Between),
+    /// HAProxy.
+    Haproxy(PathBuf, Between),
+    /// A command for each side, for a shell.
+    Commands { outbound: String, inbound: String },
+}
+
+/// Where everything is measured.
+pub(crate) struct Stage {
+    pub(crate) pods: Pods,
+    pub(crate) sandbox: Sandbox,
+    pub(crate) cores: Cores,
+}
+
+/// A way that is open.
+pub(crate) struct Running {
+    /// Where clients dial.
+    pub(crate) target: SocketAddr,
+    /// From the start of the sidecars to the first answer.
+    pub(crate) started: Duration,
+    // In the order in which they have to go: what runs in the pods before the pods.
+    sidecars: Vec<Sidecar>,
+    _apps: Apps,
+    pods: Pair,
+    _directory: Option<TempDir>,
+    cores: Cores,
+}
+
+impl Way {
+    /// Opens the way in pods of its own, and waits until a request gets through.
+    ///
+    /// # Errors
+    /// When a sidecar does not start or no request gets through; with what the sidecars said.
+    pub(crate) fn start(&self, stage: &mut Stage, protocol: Protocol) -> anyhow::Result<Running> {
+        let identities = Identities::new()?;
+        let mut running = self.launch(stage, protocol, &identities)?;
+        let begin = Instant::now();
+        loop {
+            let error = match running.try_once(protocol) {
+                Ok(()) => break,
+                Err(error) => error,
+            };
+            let ended = running.ended()?;
+            if ended || begin.elapsed() > STARTING {
+                let said: String = running.sidecars.iter().map(Sidecar::said).collect();
+                let name = &self.name;
+                return Err(error.context(format!("{name} does not work; its sidecars said:\n{said}")));
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        running.started = begin.elapsed();
+        Ok(running)
+    }
+
+    /// Opens the way for a client that is not allowed, and makes sure that nothing gets through: a pair that does
+    /// not enforce the policy is not worth comparing.
+    ///
+    /// # Errors
+    /// When a request gets through, or the sidecars do not start.
+    pub(crate) fn check_policy(&self, stage: &mut Stage, protocol: Protocol) -> anyhow::Result<()> {
+        if self.make.is_none() || protocol == Protocol::TcpPlain {
+            return Ok(());
+        }
+        drop(
+            self.start(stage, protocol)
+                .context("with the identity that is let in")?,
+        );
+        let identities = Identities::new()?.as_stranger();
+        let mut running = self.launch(stage, protocol, &identities)?;
+        // As long as the way took to open for the client that is allowed would do; a refusal looks like a sidecar
+        // that is not up, so it has to be seen for a while.
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_secs(1) {
+            if running.try_once(protocol).is_ok() {
+                bail!(
+                    "{} lets a client through that the policy does not name",
+                    self.name
+                );
+            }
+            if running.ended()? {
+                bail!("a sidecar of {} ended when a stranger called", self.name);
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        Ok(())
+    }
+
+    fn launch(
+        &self,
+        stage: &mut Stage,
+        protocol: Protocol,
+        identities: &Identities,
+    ) -> anyhow::Result<Running> {
+        let cores = stage.cores;
+        let pods = Pair::new(&mut stage.pods, stage.sandbox, self.make.is_some())?;
+        let target = pods.target()?;
+        let apps = Apps::start(&pods, protocol, cores.load)?;
+        let mut sidecars = Vec::new();
+        let mut directory = None;
+        if let Some(make) = &self.make {
+            // In memory, and gone with the sandbox.
+            let own = tempfile::tempdir_in(stage.sandbox.scratch())?;
+            for side in [Side::Server, Side::Client] {
+                let place = Place {
+                    side,
+                    protocol,
+                    target,
+                    identities,
+                    directory: own.path(),
+                    single_uid: stage.sandbox.single_uid(),
+                };
+                let command = make.command(&place)?;
+                sidecars.push(Sidecar::start(&pods, side, cores.proxies, command, own.path())?);
+            }
+            directory = Some(own);
+        }
+        Ok(Running {
+            target,
+            started: Duration::ZERO,
+            sidecars,
+            _apps: apps,
+            pods,
+            _directory: directory,
+            cores,
+        })
+    }
+}
+
+/// Where one sidecar is.
+pub(crate) struct Place<'a> {
+    pub(crate) side: Side,
+    pub(crate) protocol: Protocol,
+    /// The server, as the client's sidecar dials it.
+    pub(crate) target: SocketAddr,
+    pub(crate) identities: &'a Identities,
+    pub(crate) directory: &'a Path,
+    pub(crate) single_uid: bool,
+}
+
+impl Place<'_> {
+    /// Where the sidecar takes connections.
+    pub(crate) fn port(&self) -> u16 {
+        match self.side {
+            Side::Client => OUTBOUND,
+            Side::Server => INBOUND,
+        }
+    }
+
+    /// Where it takes them to.
+    pub(crate) fn next(&self) -> SocketAddr {
+        match self.side {
+            Side::Client => self.target,
+            Side::Server => SocketAddr::from(([127, 0, 0, 1], PORT)),
+        }
+    }
+
+    /// Its certificate and key.
+    pub(crate) fn identity(&self) -> &(String, String) {
+        match self.side {
+            Side::Client => &self.identities.client,
+            Side::Server => &self.identities.server,
+        }
+    }
+
+    /// Writes a file of its configuration.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn write(&self, name: &str, content: &str) -> anyhow::Result<PathBuf> {
+        let path = self.directory.join(format!("{:?}-{name}", self.side));
+        fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
+    }
+}
+
+impl Make {
+    fn command(&self, place: &Place<'_>) -> anyhow::Result<Command> {
+        match self {
+            Self::Weir(program, between) => {
+                let mut command = with_bootstrap(program, place, &static_pair::bootstrap(place, *between))?;
+                command.args(["--stats-address", "off", "--health-address", "off"]);
+                if place.single_uid {
+                    command.arg("--socket-mark").arg(MARK.to_string());
+                }
+                Ok(command)
+            }
+            Self::Envoy(program, between) => {
+                let mut command = with_bootstrap(program, place, &static_pair::bootstrap(place, *between))?;
+                command.arg("--disable-hot-restart");
+                Ok(command)
+            }
+            Self::Haproxy(program, between) => haproxy::command(program, place, *between),
+            Self::Commands { outbound, inbound } => {
+                let line = match place.side {
+                    Side::Client => outbound,
+                    Side::Server => inbound,
+                };
+                by_shell(line, place)
+            }
+        }
+    }
+
+    /// Whether it can be told from the client where there is one user only.
+    pub(crate) fn marks_sockets(&self) -> bool {
+        matches!(self, Self::Weir(..))
+    }
+}
+
+fn with_bootstrap(program: &Path, place: &Place<'_>, bootstrap: &Value) -> anyhow::Result<Command> {
+    let file = place.write("bootstrap.json", &serde_json::to_string_pretty(bootstrap)?)?;
+    let mut command = Command::new(program);
+    command
+        .arg("-c")
+        .arg(file)
+        .args(["--concurrency", "1", "-l", "warning"]);
+    Ok(command)
+}
+
+/// What a further pair is told, as environment variables.
+fn by_shell(line: &str, place: &Place<'_>) -> anyhow::Result<Command> {
+    let (certificate, key) = place.identity();
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", line])
+        .env("WEIR_BENCH_PROTOCOL", place.protocol.name())
+        .env("WEIR_BENCH_LISTEN", place.port().to_string())
+        .env("WEIR_BENCH_NEXT", place.next().to_string())
+        .env("WEIR_BENCH_CERTIFICATE", place.write("cert.pem", certificate)?)
+        .env("WEIR_BENCH_KEY", place.write("key.pem", key)?)
+        .env(
+            "WEIR_BENCH_ROOT",
+            place.write("root.pem", &place.identities.root)?,
+        )
+        .env("WEIR_BENCH_CLIENT", CLIENT)
+        .env("WEIR_BENCH_SERVER", SERVER)
+        .process_group(0);
+    Ok(command)
+}
+
+impl Running {
+    /// Runs `work` as the client, on the core of the load.
+    ///
+    /// # Errors
+    /// When the pod cannot be entered, or with the error of the work.
+    pub(crate) fn as_client<T: Send>(
+        &self,
+        work: impl FnOnce() -> anyhow::Result<T> + Send,
+    ) -> anyhow::Result<T> {
+        self.pods.as_client(self.cores.load, work)?
+    }
+
+    /// CPU time that the sidecars have used so far.
+    ///
+    /// # Errors
+    /// When a sidecar is gone.
+    pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
+        self.sidecars.iter().map(Sidecar::cpu).sum()
+    }
+
+    /// Resident memory of one sidecar, the mean of the two, in bytes; `None` without sidecars.
+    ///
+    /// # Errors
+    /// When a sidecar is gone.
+    pub(crate) fn rss(&self) -> anyhow::Result<Option<u64>> {
+        let total: u64 = self
+            .sidecars
+            .iter()
+            .map(Sidecar::rss)
+            .sum::<anyhow::Result<_>>()?;
+        Ok(total.checked_div(self.sidecars.len() as u64))
+    }
+
+    fn try_once(&self, protocol: Protocol) -> anyhow::Result<()> {
+        self.as_client(|| super::load::once(self.target, protocol))
+    }
+
+    fn ended(&mut self) -> anyhow::Result<bool> {
+        for sidecar in &mut self.sidecars {
+            if sidecar.ended()?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
