@@ -19,7 +19,7 @@ pub(crate) fn command(program: &Path, place: &Place<'_>, between: Between) -> an
     let files = format!("crt {} ca-file {}", identity.display(), root.display());
     let file = place.write("haproxy.cfg", &configuration(place, between, &files))?;
     let mut command = Command::new(program);
-    command.arg("-db").arg("-q").arg("-f").arg(file);
+    command.arg("-db").arg("-f").arg(file);
     Ok(command)
 }
 
@@ -58,7 +58,7 @@ fn configuration(place: &Place<'_>, between: Between, files: &str) -> String {
     format!(
         "global
     nbthread 1
-    maxconn 20000
+    maxconn 8000
     tune.ssl.default-dh-param 2048
 defaults
     mode {mode}

@@ -47,6 +47,10 @@ pub(crate) enum Metric {
     LoadMib,
     /// The same some seconds after load.
     AfterMib,
+    /// Memory of a sidecar that has its services in use, MiB.
+    ResidentMib,
+    /// CPU milliseconds from its start until then.
+    LearningMs,
 }
 
 /// Figures by metric.

@@ -9,8 +9,9 @@ pub(crate) mod apps;
 mod haproxy;
 mod load;
 mod measure;
+mod mesh;
 mod pods;
-mod process;
+pub(crate) mod process;
 mod quiet;
 mod report;
 mod scenarios;
@@ -26,7 +27,7 @@ use weir_testbed::{Pods, Sandbox};
 use self::{
     measure::Times,
     report::{Machine, Record, Report},
-    scenarios::Scenario,
+    scenarios::{Load, Scenario},
     ways::{Make, Stage, Way},
 };
 use crate::{
@@ -46,6 +47,9 @@ pub(crate) struct Options {
     /// The HAProxy binary; by default the one on PATH, and none when there is none.
     #[arg(long, value_name = "PATH")]
     haproxy: Option<PathBuf>,
+    /// The weir-controller binary, for the sizes of the mesh; by default the one beside this program.
+    #[arg(long, value_name = "PATH")]
+    controller: Option<PathBuf>,
     /// One more pair: its name and a shell command for each side. They are told by environment variables
     /// (WEIR_BENCH_PROTOCOL, _LISTEN, _NEXT, _CERTIFICATE, _KEY, _ROOT, _CLIENT, _SERVER) what to do.
     #[arg(long, num_args = 3, value_names = ["NAME", "OUTBOUND", "INBOUND"])]
@@ -90,7 +94,7 @@ pub(crate) struct Options {
 /// When a way does not work, or with `--check` a target is missed.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let sandbox = Sandbox::enter().context("the comparison needs a network of its own")?;
-    let (scenarios, _mesh) = scenarios::chosen(&options.only)?;
+    let scenarios = scenarios::chosen(&options.only)?;
     let ways = ways(options, sandbox)?;
     let cores = Cores::choose();
     pin::this_thread(cores.load);
@@ -100,7 +104,14 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         cores,
     };
     check_policies(&ways, &scenarios, &mut stage)?;
-    let records = rounds(options, &ways, &scenarios, &mut stage)?;
+    let mut records = rounds(options, &ways, &scenarios, &mut stage)?;
+    records.extend(mesh::records(
+        options.controller.as_deref(),
+        &ways,
+        &scenarios,
+        sandbox,
+        cores,
+    )?);
     let names = ways.iter().map(|way| way.name.clone()).collect();
     let report = Report::new(Machine::this(), records, names, &scenarios);
     println!("{}", report.table());
@@ -108,6 +119,18 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         std::fs::write(path, serde_json::to_vec_pretty(&report)?)
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
+    if let Some(directory) = &options.plots {
+        report.plot(directory)?;
+    }
+    let missed = report.missed();
+    if options.check {
+        missed.iter().for_each(|target| eprintln!("missed: {target}"));
+    }
+    ensure!(
+        !options.check || missed.is_empty(),
+        "{} targets were missed",
+        missed.len()
+    );
     Ok(())
 }
 
@@ -127,6 +150,10 @@ impl Options {
     }
 }
 
+fn is_mesh(scenario: &Scenario) -> bool {
+    matches!(scenario.load, Load::Mesh { .. })
+}
+
 fn rounds(
     options: &Options,
     ways: &[Way],
@@ -140,7 +167,7 @@ fn rounds(
     };
     let mut records = Vec::new();
     for round in 0..rounds {
-        for scenario in scenarios {
+        for scenario in scenarios.iter().filter(|scenario| !is_mesh(scenario)) {
             for index in 0..ways.len() {
                 let way = &ways[(round + index) % ways.len()];
                 if way.make.is_none() && !scenario.means_something_without_sidecars() {
@@ -163,7 +190,8 @@ fn rounds(
 }
 
 fn check_policies(ways: &[Way], scenarios: &[&'static Scenario], stage: &mut Stage) -> anyhow::Result<()> {
-    let mut protocols: Vec<_> = scenarios.iter().map(|scenario| scenario.protocol).collect();
+    let scenarios = scenarios.iter().filter(|scenario| !is_mesh(scenario));
+    let mut protocols: Vec<_> = scenarios.map(|scenario| scenario.protocol).collect();
     protocols.sort_unstable();
     protocols.dedup();
     for way in ways {

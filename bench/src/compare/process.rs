@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
 };
@@ -14,7 +14,7 @@ use super::pods::{Pair, Side};
 /// Runs until it is dropped. Its children in turn end with the sandbox.
 pub(crate) struct Sidecar {
     child: Child,
-    log: std::path::PathBuf,
+    log: PathBuf,
 }
 
 impl Drop for Sidecar {
@@ -103,7 +103,11 @@ impl Sidecar {
     }
 }
 
-fn cpu_of(process: u32) -> anyhow::Result<Duration> {
+/// CPU time of all threads of a process.
+///
+/// # Errors
+/// When it is gone.
+pub(crate) fn cpu_of(process: u32) -> anyhow::Result<Duration> {
     let mut total = 0;
     for task in fs::read_dir(format!("/proc/{process}/task"))? {
         // A thread may end while the directory is read.
@@ -116,7 +120,11 @@ fn cpu_of(process: u32) -> anyhow::Result<Duration> {
     Ok(Duration::from_nanos(total))
 }
 
-fn rss_of(process: u32) -> anyhow::Result<u64> {
+/// Resident bytes of a process.
+///
+/// # Errors
+/// When it is gone.
+pub(crate) fn rss_of(process: u32) -> anyhow::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{process}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib: u64 = line

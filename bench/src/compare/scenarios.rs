@@ -54,6 +54,8 @@ pub(crate) enum Load {
     Start,
     /// Memory before, during and after so many connections are busy.
     Memory { connections: usize },
+    /// What a sidecar takes in a mesh of so many services, under a control plane.
+    Mesh { services: usize },
 }
 
 /// One line of the comparison.
@@ -70,7 +72,7 @@ pub(crate) struct Scenario {
 impl Scenario {
     /// Whether there is something to measure where there are no sidecars.
     pub(crate) fn means_something_without_sidecars(&self) -> bool {
-        !matches!(self.load, Load::Start | Load::Memory { .. })
+        !matches!(self.load, Load::Start | Load::Memory { .. } | Load::Mesh { .. })
     }
 }
 
@@ -83,15 +85,16 @@ const fn scenario(name: &'static str, protocol: Protocol, load: Load, about: &'s
     }
 }
 
+const fn mesh(name: &'static str, services: usize, about: &'static str) -> Scenario {
+    scenario(name, Protocol::Http1, Load::Mesh { services }, about)
+}
+
 const fn closed(connections: usize, body: usize) -> Load {
     Load::Closed { connections, body }
 }
 
-/// The size of the mesh, measured apart: it needs a control plane.
-pub(crate) const MESH: &str = "mesh";
-
-/// Everything but [`MESH`].
-pub(crate) const SCENARIOS: [Scenario; 17] = {
+/// Everything, in the order of the table.
+pub(crate) const SCENARIOS: [Scenario; 21] = {
     use Protocol::{Grpc, Http1, Tcp, TcpPlain};
     [
         scenario("http1-1", Http1, closed(1, 0), "HTTP/1.1, 1 KiB, 1 connection"),
@@ -195,15 +198,18 @@ pub(crate) const SCENARIOS: [Scenario; 17] = {
             Load::Memory { connections: 1000 },
             "memory of one sidecar: idle, with 1,000 busy connections, after",
         ),
+        mesh("mesh-10", 10, "a mesh of 10 services, all in use"),
+        mesh("mesh-100", 100, "a mesh of 100 services, 10 in use"),
+        mesh("mesh-1000", 1_000, "a mesh of 1,000 services, 10 in use"),
+        mesh("mesh-10000", 10_000, "a mesh of 10,000 services, 10 in use"),
     ]
 };
 
-/// Those that `only` names, each by its name or by the part before a dash; all when it names none. Also whether
-/// [`MESH`] is among them.
+/// Those that `only` names, each by its name or by the part before a dash; all when it names none.
 ///
 /// # Errors
 /// When a name is unknown.
-pub(crate) fn chosen(only: &[String]) -> anyhow::Result<(Vec<&'static Scenario>, bool)> {
+pub(crate) fn chosen(only: &[String]) -> anyhow::Result<Vec<&'static Scenario>> {
     let matches = |name: &str, wanted: &str| {
         name == wanted
             || name
@@ -211,20 +217,13 @@ pub(crate) fn chosen(only: &[String]) -> anyhow::Result<(Vec<&'static Scenario>,
                 .is_some_and(|rest| rest.starts_with('-'))
     };
     for wanted in only {
-        let known = SCENARIOS
-            .iter()
-            .map(|scenario| scenario.name)
-            .chain([MESH])
-            .any(|name| matches(name, wanted));
+        let known = SCENARIOS.iter().any(|scenario| matches(scenario.name, wanted));
         let names = SCENARIOS.map(|scenario| scenario.name).join(", ");
-        ensure!(
-            known,
-            "there is no scenario {wanted}; there are {names} and {MESH}"
-        );
+        ensure!(known, "there is no scenario {wanted}; there are {names}");
     }
-    let is_wanted = |name: &str| only.is_empty() || only.iter().any(|wanted| matches(name, wanted));
-    let scenarios = SCENARIOS.iter().filter(|scenario| is_wanted(scenario.name));
-    Ok((scenarios.collect(), is_wanted(MESH)))
+    let wanted =
+        |scenario: &&Scenario| only.is_empty() || only.iter().any(|wanted| matches(scenario.name, wanted));
+    Ok(SCENARIOS.iter().filter(wanted).collect())
 }
 
 #[cfg(test)]
@@ -235,15 +234,12 @@ mod tests {
     fn scenarios_are_chosen_by_name_and_by_group() {
         let names = |only: &[&str]| {
             let only: Vec<_> = only.iter().map(ToString::to_string).collect();
-            chosen(&only).map(|(scenarios, mesh)| {
-                let names: Vec<_> = scenarios.iter().map(|scenario| scenario.name).collect();
-                (names, mesh)
-            })
+            chosen(&only).map(|scenarios| scenarios.iter().map(|scenario| scenario.name).collect::<Vec<_>>())
         };
-        assert_eq!(names(&["grpc"]).unwrap().0, ["grpc-unary", "grpc-stream"]);
-        assert_eq!(names(&["http1-1"]).unwrap(), (vec!["http1-1"], false));
-        assert_eq!(names(&["tcp-stream"]).unwrap().0.len(), 2);
-        assert!(names(&[]).unwrap().1 && names(&["mesh"]).unwrap().0.is_empty());
+        assert_eq!(names(&["grpc"]).unwrap(), ["grpc-unary", "grpc-stream"]);
+        assert_eq!(names(&["http1-1"]).unwrap(), ["http1-1"]);
+        assert_eq!(names(&["tcp-stream", "mesh"]).unwrap().len(), 6);
+        assert_eq!(names(&[]).unwrap().len(), SCENARIOS.len());
         assert!(names(&["http2"]).is_err());
     }
 }

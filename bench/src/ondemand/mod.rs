@@ -12,11 +12,13 @@ mod phases;
 mod report;
 mod sidecar;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use clap::Args;
 use weir_testbed::Sandbox;
+
+pub(crate) use self::{report::Memory, sidecar::Make};
 
 use crate::{
     pin::{self, Cores},
@@ -24,7 +26,7 @@ use crate::{
 };
 
 /// What is asked for on the command line.
-#[derive(Args)]
+#[derive(Args, Default)]
 pub(crate) struct Options {
     /// The weir-proxy binary, a release build; by default the one beside this program.
     #[arg(long, value_name = "PATH")]
@@ -92,6 +94,43 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         missed.len()
     );
     Ok(())
+}
+
+/// Services that the sidecar uses.
+const IN_USE: usize = 10;
+
+/// The memory of each make of sidecar in a mesh of so many services, ten of them in use. The calling thread's network
+/// has to be one of its own, as [`network`] leaves it.
+///
+/// # Errors
+/// When the mesh or a sidecar does not start.
+pub(crate) fn size(
+    services: usize,
+    controller: Option<&Path>,
+    makes: &[Make],
+    sandbox: Sandbox,
+    cores: Cores,
+) -> anyhow::Result<Vec<Memory>> {
+    let options = Options {
+        controller: controller.map(Path::to_owned),
+        services,
+        uses: IN_USE,
+        endpoints: 10,
+        ..Options::default()
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    runtime.block_on(phases::size(&options, makes, sandbox, cores))
+}
+
+/// Makes the calling thread's network one for [`size`].
+///
+/// # Errors
+/// When a program is missing or the kernel refuses.
+pub(crate) fn set_up_network() -> anyhow::Result<()> {
+    network::set_up()
 }
 
 impl Options {

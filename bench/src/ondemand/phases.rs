@@ -87,6 +87,24 @@ pub(super) async fn run(options: &Options, sandbox: Sandbox, cores: Cores) -> an
     Ok(figures)
 }
 
+/// The memory of each make of sidecar in a mesh of `options.services`.
+///
+/// # Errors
+/// When the mesh or a sidecar does not start.
+pub(super) async fn size(
+    options: &Options,
+    makes: &[Make],
+    sandbox: Sandbox,
+    cores: Cores,
+) -> anyhow::Result<Vec<Memory>> {
+    let mesh = Mesh::start(options, options.services, sandbox, cores).await?;
+    let mut sizes = Vec::new();
+    for make in makes {
+        sizes.push(mesh.memory(make).await?);
+    }
+    Ok(sizes)
+}
+
 impl<'a> Mesh<'a> {
     async fn start(
         options: &'a Options,
@@ -182,11 +200,13 @@ impl<'a> Mesh<'a> {
         if matches!(make, Make::Envoy(_)) {
             sidecar.holds(self.layout.services).await?;
         }
+        let cpu_ms = sidecar.cpu()?.as_secs_f64() * 1e3;
         sleep(QUIET).await;
         Ok(Memory {
             services: self.layout.services,
             listeners: sidecar.listeners().await?,
             bytes: sidecar.memory()?,
+            cpu_ms,
         })
     }
 

@@ -20,13 +20,15 @@ pub(super) struct Figures {
 
 /// A sidecar with its services in use.
 #[derive(Serialize)]
-pub(super) struct Memory {
+pub(crate) struct Memory {
     /// Services in the mesh.
-    pub(super) services: usize,
+    pub(crate) services: usize,
     /// Listeners that the sidecar shows in its dump; 0 when it shows none.
     pub(super) listeners: usize,
     /// Resident.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
+    /// CPU time from its start until all was in use, milliseconds.
+    pub(crate) cpu_ms: f64,
 }
 
 /// Milliseconds of the first connection to each service, and of the next.

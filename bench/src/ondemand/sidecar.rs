@@ -18,7 +18,10 @@ use tokio::{
 };
 
 use super::backend;
-use crate::pin::{self, Cores};
+use crate::{
+    compare::process,
+    pin::{self, Cores},
+};
 
 /// How long a sidecar may take to start, and to be told of a whole mesh.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -27,7 +30,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Which program.
 #[derive(Clone, Debug)]
-pub(super) enum Make {
+pub(crate) enum Make {
     /// weir-proxy.
     Weir(PathBuf),
     /// Envoy.
@@ -172,11 +175,14 @@ impl Sidecar {
     /// # Errors
     /// When it is gone.
     pub(super) fn memory(&self) -> anyhow::Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .context("the sidecar has no memory")?;
-        Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+        process::rss_of(self.child.id())
+    }
+
+    /// CPU time that it has used.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub(super) fn cpu(&self) -> anyhow::Result<Duration> {
+        process::cpu_of(self.child.id())
     }
 }

@@ -55,7 +55,7 @@ pub(crate) fn run(
         Load::Messages { connections, each } => grpc::messages(target, connections, each, time),
         Load::Echo { connections } => tcp::echo(target, connections, time),
         Load::Stream => tcp::stream(target, time),
-        Load::Start => http1::closed(target, 1, 0, time),
+        Load::Start | Load::Mesh { .. } => http1::closed(target, 1, 0, time),
     }
 }
 

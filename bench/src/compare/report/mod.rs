@@ -1,8 +1,10 @@
 //! Medians over the rounds, and ratios inside a round: on a machine whose speed drifts, only the latter compare.
 
 mod machine;
+mod plots;
 mod summary;
 mod table;
+mod targets;
 
 use std::collections::BTreeMap;
 

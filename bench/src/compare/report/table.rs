@@ -4,7 +4,7 @@ use super::{Report, Summary};
 use crate::compare::measure::Metric;
 
 /// Heading and digits after the point, in the order of columns.
-const COLUMNS: [(Metric, &str, usize); 11] = [
+const COLUMNS: [(Metric, &str, usize); 13] = [
     (Metric::Rate, "requests/s", 0),
     (Metric::MegabytesPerSecond, "MB/s", 0),
     (Metric::P50Us, "p50 us", 0),
@@ -16,6 +16,8 @@ const COLUMNS: [(Metric, &str, usize); 11] = [
     (Metric::IdleMib, "idle MiB", 1),
     (Metric::LoadMib, "under load MiB", 1),
     (Metric::AfterMib, "after MiB", 1),
+    (Metric::ResidentMib, "resident MiB", 1),
+    (Metric::LearningMs, "cpu ms to learn it", 0),
 ];
 const CELL: usize = 32;
 
