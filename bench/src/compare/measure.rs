@@ -1,12 +1,12 @@
 //! One scenario on one way, on fresh processes.
 
-use std::{collections::BTreeMap, thread, time::Duration};
+use std::{collections::BTreeMap, sync::Mutex, thread, time::Duration};
 
 use anyhow::bail;
 use serde::Serialize;
 
 use super::{
-    load::{self, Outcome},
+    load::{self, Outcome, Plan},
     quiet::Foreign,
     scenarios::{Load, Scenario},
     ways::{Running, Stage, Way},
@@ -16,7 +16,7 @@ use super::{
 const QUANTILES: [f64; 14] = [
     0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999,
 ];
-/// Connections are opened and caches filled before anything counts, for this part of the time.
+/// Connections and caches are warmed before anything counts, for one part in so many of the time.
 const WARMING: u32 = 5;
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const MIB: f64 = 1_048_576.0;
@@ -90,7 +90,7 @@ pub(crate) fn run(
     let mut measured = match scenario.load {
         Load::Start => start(&running),
         Load::Memory { .. } => memory(&running, scenario, times)?,
-        _ => load(&running, scenario, times)?,
+        _ => load(&running, scenario, times.each)?,
     };
     measured.foreign_percent = foreign.end(running.cpu()?)?;
     Ok(measured)
@@ -103,16 +103,26 @@ fn start(running: &Running) -> Measured {
     }
 }
 
-fn load(running: &Running, scenario: &Scenario, times: Times) -> anyhow::Result<Measured> {
-    let put = |time: Duration| {
-        running.as_client(|| load::run(running.target, scenario.protocol, scenario.load, time))
+fn load(running: &Running, scenario: &Scenario, time: Duration) -> anyhow::Result<Measured> {
+    let marks = Mutex::new(Vec::new());
+    let mark = || {
+        // A sidecar that is gone is told by what it no longer answers.
+        if let (Ok(mut marks), Ok(cpu)) = (marks.lock(), running.cpu()) {
+            marks.push(cpu);
+        }
     };
-    put(times.each / WARMING)?;
-    let before = running.cpu()?;
-    let outcome = put(times.each)?;
-    let cpu = running.cpu()?.saturating_sub(before);
+    let plan = Plan {
+        warm: time / WARMING,
+        time,
+        mark: &mark,
+    };
+    let outcome = running.as_client(|| load::run(running.target, scenario.protocol, scenario.load, &plan))?;
+    let marks = marks.lock().map(|marks| marks.clone()).unwrap_or_default();
+    let [before, after] = marks[..] else {
+        bail!("the CPU time of the sidecars could not be read");
+    };
     Ok(Measured {
-        figures: figures(&outcome, cpu),
+        figures: figures(&outcome, after.saturating_sub(before)),
         latency: distribution(&outcome),
         foreign_percent: 0.0,
     })
@@ -171,7 +181,12 @@ fn memory(running: &Running, scenario: &Scenario, times: Times) -> anyhow::Resul
 fn most_under_load(running: &Running, scenario: &Scenario, time: Duration) -> anyhow::Result<Option<u64>> {
     thread::scope(|scope| {
         let busy = scope.spawn(|| {
-            running.as_client(|| load::run(running.target, scenario.protocol, scenario.load, time))
+            let plan = Plan {
+                warm: Duration::ZERO,
+                time,
+                mark: &|| {},
+            };
+            running.as_client(|| load::run(running.target, scenario.protocol, scenario.load, &plan))
         });
         let mut most = None;
         while !busy.is_finished() {

@@ -154,6 +154,12 @@ fn is_mesh(scenario: &Scenario) -> bool {
     matches!(scenario.load, Load::Mesh { .. })
 }
 
+/// Whether there is something to measure.
+fn applies(way: &Way, scenario: &Scenario) -> bool {
+    let has_sidecars = way.make.is_some() || scenario.means_something_without_sidecars();
+    has_sidecars && way.is_of_its_own(scenario.protocol)
+}
+
 fn rounds(
     options: &Options,
     ways: &[Way],
@@ -170,7 +176,7 @@ fn rounds(
         for scenario in scenarios.iter().filter(|scenario| !is_mesh(scenario)) {
             for index in 0..ways.len() {
                 let way = &ways[(round + index) % ways.len()];
-                if way.make.is_none() && !scenario.means_something_without_sidecars() {
+                if !applies(way, scenario) {
                     continue;
                 }
                 quiet::wait(Duration::from_secs(patience))?;
@@ -195,7 +201,7 @@ fn check_policies(ways: &[Way], scenarios: &[&'static Scenario], stage: &mut Sta
     protocols.sort_unstable();
     protocols.dedup();
     for way in ways {
-        for protocol in &protocols {
+        for protocol in protocols.iter().filter(|protocol| way.is_of_its_own(**protocol)) {
             way.check_policy(stage, *protocol)
                 .with_context(|| format!("the policy of {} for {}", way.name, protocol.name()))?;
         }

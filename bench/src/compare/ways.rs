@@ -75,6 +75,20 @@ pub(crate) struct Running {
 }
 
 impl Way {
+    /// Whether it is another way than the one of the same make: the version of HTTP between sidecars is a choice for
+    /// HTTP/1.1 only.
+    pub(crate) fn is_of_its_own(&self, protocol: Protocol) -> bool {
+        let is_variant = matches!(
+            self.make,
+            Some(
+                Make::Weir(_, Between::Http2)
+                    | Make::Envoy(_, Between::Http1)
+                    | Make::Haproxy(_, Between::Http1)
+            )
+        );
+        protocol == Protocol::Http1 || !is_variant
+    }
+
     /// Opens the way in pods of its own, and waits until a request gets through.
     ///
     /// # Errors

@@ -1,13 +1,13 @@
 //! gRPC: unary calls, and streams that carry messages there and back.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use h2::{RecvStream, SendStream, client::SendRequest};
 use http::Request;
 
-use super::{Lane, Outcome, dial, in_turns, on_this_thread};
+use super::{Lane, Outcome, Plan, dial, in_turns, on_this_thread};
 use crate::peers::HOST;
 
 /// A message with its prefix of five bytes.
@@ -19,7 +19,7 @@ pub(super) fn calls(
     target: SocketAddr,
     connections: usize,
     each: usize,
-    time: Duration,
+    plan: &Plan<'_>,
 ) -> anyhow::Result<Outcome> {
     on_this_thread(async {
         let mut lanes = Vec::new();
@@ -27,7 +27,7 @@ pub(super) fn calls(
             let sender = connect(target).await?;
             lanes.extend((0..each).map(|_| Call(sender.clone())));
         }
-        in_turns(lanes, 2 * MESSAGE as u64, time).await
+        in_turns(lanes, 2 * MESSAGE as u64, plan).await
     })?
 }
 
@@ -36,7 +36,7 @@ pub(super) fn messages(
     target: SocketAddr,
     connections: usize,
     each: usize,
-    time: Duration,
+    plan: &Plan<'_>,
 ) -> anyhow::Result<Outcome> {
     on_this_thread(async {
         let mut lanes = Vec::new();
@@ -46,7 +46,7 @@ pub(super) fn messages(
                 lanes.push(Messages::open(&sender).await?);
             }
         }
-        in_turns(lanes, 2 * MESSAGE as u64, time).await
+        in_turns(lanes, 2 * MESSAGE as u64, plan).await
     })?
 }
 

@@ -1,6 +1,6 @@
 //! HTTP/1.1: requests on connections that stay, or each on one of its own.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use anyhow::{Context as _, ensure};
 use tokio::{
@@ -8,7 +8,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{Lane, Outcome, dial, in_turns, on_this_thread};
+use super::{Lane, Outcome, Plan, dial, in_turns, on_this_thread};
 use crate::{
     load,
     peers::HOST,
@@ -22,7 +22,7 @@ pub(super) fn closed(
     target: SocketAddr,
     connections: usize,
     body: usize,
-    time: Duration,
+    plan: &Plan<'_>,
 ) -> anyhow::Result<Outcome> {
     on_this_thread(async {
         let mut lanes = Vec::new();
@@ -35,15 +35,15 @@ pub(super) fn closed(
             });
         }
         let bytes = if body == 0 { BODY } else { 2 * body };
-        in_turns(lanes, bytes as u64, time).await
+        in_turns(lanes, bytes as u64, plan).await
     })?
 }
 
 /// Every request is on a connection of its own.
-pub(super) fn new_connections(target: SocketAddr, lanes: usize, time: Duration) -> anyhow::Result<Outcome> {
+pub(super) fn new_connections(target: SocketAddr, lanes: usize, plan: &Plan<'_>) -> anyhow::Result<Outcome> {
     on_this_thread(async {
         let lanes = (0..lanes).map(|_| New(target)).collect();
-        in_turns(lanes, BODY as u64, time).await
+        in_turns(lanes, BODY as u64, plan).await
     })?
 }
 

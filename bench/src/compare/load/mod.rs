@@ -35,7 +35,17 @@ pub(crate) struct Outcome {
     pub(crate) latency: Histogram<u64>,
 }
 
-/// Puts `load` on `target` for `time`.
+/// How long, and whom to tell.
+pub(crate) struct Plan<'a> {
+    /// For so long, on the same connections, before anything counts.
+    pub(crate) warm: Duration,
+    /// For so long it counts.
+    pub(crate) time: Duration,
+    /// Called when that begins, and when it ends, before connections are closed.
+    pub(crate) mark: &'a (dyn Fn() + Sync),
+}
+
+/// Puts `load` on `target`.
 ///
 /// # Errors
 /// When a connection breaks or an answer is not what it should be.
@@ -43,19 +53,19 @@ pub(crate) fn run(
     target: SocketAddr,
     protocol: Protocol,
     load: Load,
-    time: Duration,
+    plan: &Plan<'_>,
 ) -> anyhow::Result<Outcome> {
     match load {
-        Load::Closed { connections, body } => http1::closed(target, connections, body, time),
-        Load::Memory { connections } => http1::closed(target, connections, 0, time),
-        Load::Open { connections, rate } => open::run(target, connections, rate, time),
-        Load::New { lanes } if protocol.is_http() => http1::new_connections(target, lanes, time),
-        Load::New { lanes } => tcp::new_connections(target, lanes, time),
-        Load::Calls { connections, each } => grpc::calls(target, connections, each, time),
-        Load::Messages { connections, each } => grpc::messages(target, connections, each, time),
-        Load::Echo { connections } => tcp::echo(target, connections, time),
-        Load::Stream => tcp::stream(target, time),
-        Load::Start | Load::Mesh { .. } => http1::closed(target, 1, 0, time),
+        Load::Closed { connections, body } => http1::closed(target, connections, body, plan),
+        Load::Memory { connections } => http1::closed(target, connections, 0, plan),
+        Load::Open { connections, rate } => open::run(target, connections, rate, plan),
+        Load::New { lanes } if protocol.is_http() => http1::new_connections(target, lanes, plan),
+        Load::New { lanes } => tcp::new_connections(target, lanes, plan),
+        Load::Calls { connections, each } => grpc::calls(target, connections, each, plan),
+        Load::Messages { connections, each } => grpc::messages(target, connections, each, plan),
+        Load::Echo { connections } => tcp::echo(target, connections, plan),
+        Load::Stream => tcp::stream(target, plan),
+        Load::Start | Load::Mesh { .. } => http1::closed(target, 1, 0, plan),
     }
 }
 
@@ -94,32 +104,44 @@ trait Lane {
     fn turn(&mut self) -> impl Future<Output = anyhow::Result<()>>;
 }
 
-/// Runs lanes side by side for `time`, each as fast as it is answered; `bytes` is what a turn carries.
-async fn in_turns<L: Lane + 'static>(lanes: Vec<L>, bytes: u64, time: Duration) -> anyhow::Result<Outcome> {
+/// Runs lanes side by side, each as fast as it is answered; `bytes` is what a turn carries.
+async fn in_turns<L: Lane + 'static>(lanes: Vec<L>, bytes: u64, plan: &Plan<'_>) -> anyhow::Result<Outcome> {
+    let (lanes, _) = turns(lanes, plan.warm).await?;
+    (plan.mark)();
     let begin = Instant::now();
-    let local = tokio::task::LocalSet::new();
-    let tasks: Vec<_> = lanes
-        .into_iter()
-        .map(|lane| local.spawn_local(one_lane(lane, begin + time)))
-        .collect();
-    let latency = local
-        .run_until(async {
-            let mut total = histogram()?;
-            for task in tasks {
-                total.add(task.await??)?;
-            }
-            anyhow::Ok(total)
-        })
-        .await?;
+    let (lanes, latency) = turns(lanes, plan.time).await?;
+    let elapsed = begin.elapsed();
+    (plan.mark)();
+    drop(lanes);
     Ok(Outcome {
         count: latency.len(),
         bytes: bytes * latency.len(),
-        elapsed: begin.elapsed(),
+        elapsed,
         latency,
     })
 }
 
-async fn one_lane(mut lane: impl Lane, end: Instant) -> anyhow::Result<Histogram<u64>> {
+async fn turns<L: Lane + 'static>(lanes: Vec<L>, time: Duration) -> anyhow::Result<(Vec<L>, Histogram<u64>)> {
+    let end = Instant::now() + time;
+    let local = tokio::task::LocalSet::new();
+    let tasks: Vec<_> = lanes
+        .into_iter()
+        .map(|lane| local.spawn_local(one_lane(lane, end)))
+        .collect();
+    local
+        .run_until(async {
+            let (mut lanes, mut total) = (Vec::new(), histogram()?);
+            for task in tasks {
+                let (lane, latency) = task.await??;
+                lanes.push(lane);
+                total.add(latency)?;
+            }
+            Ok((lanes, total))
+        })
+        .await
+}
+
+async fn one_lane<L: Lane>(mut lane: L, end: Instant) -> anyhow::Result<(L, Histogram<u64>)> {
     let mut latency = histogram()?;
     let mut begin = Instant::now();
     while begin < end {
@@ -129,7 +151,7 @@ async fn one_lane(mut lane: impl Lane, end: Instant) -> anyhow::Result<Histogram
         latency.saturating_record(nanos(now - begin));
         begin = now;
     }
-    Ok(latency)
+    Ok((lane, latency))
 }
 
 fn histogram() -> anyhow::Result<Histogram<u64>> {

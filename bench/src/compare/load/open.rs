@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use hdrhistogram::Histogram;
 
-use super::{ANSWER, Outcome, histogram, nanos};
+use super::{ANSWER, Outcome, Plan, histogram, nanos};
 use crate::{load, peers::HOST, server::BODY};
 
 /// How far ahead the first request is, so that every thread is there in time.
@@ -24,7 +24,7 @@ pub(super) fn run(
     target: SocketAddr,
     connections: u32,
     rate: u32,
-    time: Duration,
+    plan: &Plan<'_>,
 ) -> anyhow::Result<Outcome> {
     ensure!(
         connections > 0 && rate > 0,
@@ -38,30 +38,43 @@ pub(super) fn run(
         streams.push(stream);
     }
     let interval = Duration::from_secs(1) / rate;
-    let begin = Instant::now() + AHEAD;
-    let threads: Vec<_> = (0..connections)
-        .zip(streams)
-        .map(|(index, mut stream)| {
-            thread::spawn(move || {
-                // Where it cannot be set, latencies are up to 50 µs too long for every way alike.
-                let _ = nix::sys::prctl::set_timerslack(SLACK_NANOS);
-                let first = begin + interval * index;
-                one(&mut stream, first, interval * connections, begin + time)
-            })
-        })
-        .collect();
-    let mut latency = histogram()?;
-    for thread in threads {
-        match thread.join() {
-            Ok(one) => latency.add(one?)?,
-            Err(_) => bail!("a load thread panicked"),
-        }
-    }
+    send(&mut streams, interval, plan.warm)?;
+    (plan.mark)();
+    let begin = Instant::now();
+    let latency = send(&mut streams, interval, plan.time)?;
+    let elapsed = begin.elapsed();
+    (plan.mark)();
     Ok(Outcome {
         count: latency.len(),
         bytes: latency.len() * BODY as u64,
-        elapsed: begin.elapsed(),
+        elapsed,
         latency,
+    })
+}
+
+/// A thread for each connection, each with its share of the requests.
+fn send(streams: &mut [TcpStream], interval: Duration, time: Duration) -> anyhow::Result<Histogram<u64>> {
+    let count = u32::try_from(streams.len()).context("too many connections")?;
+    let begin = Instant::now() + AHEAD;
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..count)
+            .zip(streams)
+            .map(|(index, stream)| {
+                scope.spawn(move || {
+                    // Where it cannot be set, latencies are up to 50 µs too long for every way alike.
+                    let _ = nix::sys::prctl::set_timerslack(SLACK_NANOS);
+                    one(stream, begin + interval * index, interval * count, begin + time)
+                })
+            })
+            .collect();
+        let mut latency = histogram()?;
+        for thread in threads {
+            match thread.join() {
+                Ok(one) => latency.add(one?)?,
+                Err(_) => bail!("a load thread panicked"),
+            }
+        }
+        Ok(latency)
     })
 }
 

@@ -12,7 +12,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{ANSWER, Lane, Outcome, dial, histogram, in_turns, on_this_thread};
+use super::{ANSWER, Lane, Outcome, Plan, dial, histogram, in_turns, on_this_thread};
 use crate::compare::apps::{COUNT, ECHO};
 
 /// Bytes that are sent back.
@@ -21,7 +21,7 @@ const MESSAGE: usize = 256;
 const CHUNK: usize = 256 * 1024;
 
 /// Messages on connections that stay.
-pub(super) fn echo(target: SocketAddr, connections: usize, time: Duration) -> anyhow::Result<Outcome> {
+pub(super) fn echo(target: SocketAddr, connections: usize, plan: &Plan<'_>) -> anyhow::Result<Outcome> {
     on_this_thread(async {
         let mut lanes = Vec::new();
         for _ in 0..connections {
@@ -29,15 +29,15 @@ pub(super) fn echo(target: SocketAddr, connections: usize, time: Duration) -> an
             stream.write_u8(ECHO).await?;
             lanes.push(Kept(stream));
         }
-        in_turns(lanes, 2 * MESSAGE as u64, time).await
+        in_turns(lanes, 2 * MESSAGE as u64, plan).await
     })?
 }
 
 /// A message on a new connection each.
-pub(super) fn new_connections(target: SocketAddr, lanes: usize, time: Duration) -> anyhow::Result<Outcome> {
+pub(super) fn new_connections(target: SocketAddr, lanes: usize, plan: &Plan<'_>) -> anyhow::Result<Outcome> {
     on_this_thread(async {
         let lanes = (0..lanes).map(|_| New(target)).collect();
-        in_turns(lanes, 2 * MESSAGE as u64, time).await
+        in_turns(lanes, 2 * MESSAGE as u64, plan).await
     })?
 }
 
@@ -71,28 +71,40 @@ impl Lane for New {
     }
 }
 
-/// Writes as much as is taken for `time`, on one connection, and makes sure that all of it arrives.
-pub(super) fn stream(target: SocketAddr, time: Duration) -> anyhow::Result<Outcome> {
+/// Writes as much as is taken, on one connection, and makes sure that all of it arrives.
+pub(super) fn stream(target: SocketAddr, plan: &Plan<'_>) -> anyhow::Result<Outcome> {
     let mut stream = std::net::TcpStream::connect(target).context("cannot connect")?;
     stream.set_read_timeout(Some(ANSWER))?;
-    let chunk = vec![b'w'; CHUNK];
+    stream.set_write_timeout(Some(ANSWER))?;
     stream.write_all(&[COUNT])?;
+    let before = fill(&mut stream, plan.warm)?;
+    (plan.mark)();
     let begin = Instant::now();
-    let mut bytes: u64 = 0;
-    while begin.elapsed() < time {
-        stream.write_all(&chunk)?;
-        bytes += CHUNK as u64;
-    }
+    let bytes = fill(&mut stream, plan.time)?;
     stream.shutdown(Shutdown::Write)?;
     let mut answer = [0; 8];
     stream
         .read_exact(&mut answer)
         .context("the server did not confirm what arrived")?;
-    ensure!(u64::from_be_bytes(answer) == bytes, "bytes were lost");
+    let elapsed = begin.elapsed();
+    (plan.mark)();
+    ensure!(u64::from_be_bytes(answer) == before + bytes, "bytes were lost");
     Ok(Outcome {
         count: 0,
         bytes,
-        elapsed: begin.elapsed(),
+        elapsed,
         latency: histogram()?,
     })
+}
+
+/// Writes for `time`; gives how many bytes were taken.
+fn fill(stream: &mut std::net::TcpStream, time: Duration) -> anyhow::Result<u64> {
+    let chunk = vec![b'w'; CHUNK];
+    let begin = Instant::now();
+    let mut bytes = 0;
+    while begin.elapsed() < time {
+        stream.write_all(&chunk)?;
+        bytes += CHUNK as u64;
+    }
+    Ok(bytes)
 }

@@ -5,6 +5,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use nix::unistd::{SysconfVar, sysconf};
 use serde::Serialize;
 
 /// The machine, and the time.
@@ -31,9 +32,15 @@ impl Machine {
             date: now.map_or_else(|_| unknown(), |now| date(now.as_secs() / 86_400)),
             kernel: kernel.map_or_else(|_| unknown(), |text| text.trim().to_owned()),
             cpu: cpu.unwrap_or_else(unknown),
-            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            cores: cores(),
         }
     }
+}
+
+/// All that are online, not only those that this thread may use.
+fn cores() -> usize {
+    let count = sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten();
+    count.and_then(|count| usize::try_from(count).ok()).unwrap_or(1)
 }
 
 /// Days since 1970 as a date of the Gregorian calendar, counted from March so that the leap day is a year's last.
