@@ -1,12 +1,36 @@
 //! The comparison, small: every HTTP/1.1 scenario works in pods, beside none, and what was measured is written down.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
 
 const BENCH: &str = env!("CARGO_BIN_EXE_weir-bench");
 /// Makes a test fail that would be skipped.
 const NO_SKIP: &str = "WEIR_NO_SKIP";
+
+/// Set on the program, and so on everything that it starts.
+const MARKER: &str = "WEIR_BENCH_STARTED_BY_TEST";
+
+/// What was said by one that could not run here, which is then no failure unless nothing may be skipped.
+fn skipped(output: &Output) -> bool {
+    let said = String::from_utf8_lossy(&output.stderr);
+    let forbidden = said.contains("the comparison needs a network of its own");
+    let skip = std::env::var_os(NO_SKIP).is_none_or(|value| value.is_empty() || value == "0");
+    if forbidden && skip {
+        eprintln!("skipped: {said}");
+    }
+    forbidden && skip
+}
 
 #[test]
 fn a_pair_is_measured_beside_none() {
@@ -30,13 +54,10 @@ fn a_pair_is_measured_beside_none() {
         .arg(&plots)
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    let forbidden = said.contains("the comparison needs a network of its own");
-    let skip = std::env::var_os(NO_SKIP).is_none_or(|value| value.is_empty() || value == "0");
-    if forbidden && skip {
-        eprintln!("skipped: {said}");
+    if skipped(&output) {
         return;
     }
+    let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     let report: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
     let figures = |scenario: &str, way: &str, metric: &str| {
@@ -70,11 +91,12 @@ fn a_pair_is_measured_beside_none() {
     );
     let table = String::from_utf8_lossy(&output.stdout);
     assert!(table.contains("http1-1m: "), "{table}");
-    for plot in ["throughput.svg", "cpu.svg", "latency.svg"] {
+    for plot in ["throughput.svg", "latency.svg"] {
         let plot = fs::read_to_string(plots.join(plot)).unwrap();
         assert!(plot.contains(">weir</text>"), "{plot}");
     }
-    assert!(!plots.join("memory.svg").exists());
+    // A way without sidecars has no CPU to compare with, and no mesh was measured.
+    assert!(!plots.join("cpu.svg").exists() && !plots.join("memory.svg").exists());
 }
 
 #[test]
@@ -85,15 +107,63 @@ fn a_target_that_was_not_measured_is_missed() {
         ])
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    if said.contains("the comparison needs a network of its own") {
-        assert!(std::env::var_os(NO_SKIP).is_none(), "{said}");
-        eprintln!("skipped: {said}");
+    if skipped(&output) {
         return;
     }
+    let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success(), "{said}");
     assert!(
         said.contains("missed: http1-1: added P50Us was not measured beside envoy"),
         "{said}"
     );
+}
+
+#[test]
+fn nothing_is_left_of_a_run_that_is_interrupted() {
+    let marker = format!("{MARKER}={}", std::process::id());
+    let mut child = Command::new(BENCH)
+        .args("compare --rounds 1000 --seconds 0.2 --patience 0 --only http1-1 --ways weir --weir".split(' '))
+        .arg(Path::new(BENCH).with_file_name("weir-proxy"))
+        .env(MARKER, std::process::id().to_string())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    let mut lines = BufReader::new(child.stderr.take().unwrap());
+    while !said.contains("round 1 ") && lines.read_line(&mut said).unwrap() > 0 {}
+    if !said.contains("round 1 ") {
+        let status = child.wait().unwrap();
+        let output = Output {
+            status,
+            stdout: Vec::new(),
+            stderr: said.clone().into_bytes(),
+        };
+        assert!(skipped(&output), "{said}");
+        return;
+    }
+    assert!(
+        started_with(&marker) > 1,
+        "the sidecars are not found by the marker"
+    );
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
+    assert!(!child.wait().unwrap().success());
+    let begin = Instant::now();
+    while started_with(&marker) > 0 {
+        assert!(begin.elapsed() < Duration::from_secs(20), "processes are left");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Processes that have this in their environment.
+fn started_with(marker: &str) -> usize {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let environments = processes.filter_map(|process| fs::read(process.path().join("environ")).ok());
+    environments
+        .filter(|environment| {
+            environment
+                .split(|byte| *byte == 0)
+                .any(|entry| entry == marker.as_bytes())
+        })
+        .count()
 }
