@@ -1,6 +1,6 @@
 //! Horizontal bars, in groups.
 
-use super::svg::{Anchor, Svg, colour};
+use super::svg::{Anchor, Svg};
 
 const WIDTH: f64 = 820.0;
 const LEFT: f64 = 150.0;
@@ -9,13 +9,16 @@ const TOP: f64 = 78.0;
 const BAR: f64 = 13.0;
 const GAP: f64 = 12.0;
 
+/// A name and its colour.
+pub(super) type Series = (String, &'static str);
+
 /// What is drawn.
 pub(super) struct Bars<'a> {
     pub(super) title: &'a str,
     pub(super) subtitle: &'a str,
-    /// Names of the series, each with a colour.
-    pub(super) series: &'a [String],
-    /// A group's name, and its values by the number of the series.
+    /// Names and colours of the series.
+    pub(super) series: &'a [Series],
+    /// A group's name, and a value for each of the series.
     pub(super) groups: &'a [(String, Vec<Option<f64>>)],
 }
 
@@ -40,9 +43,9 @@ impl Bars<'_> {
         for (name, values) in self.groups {
             let middle = y + shown(values) * BAR / 2.0 + 4.0;
             svg.text((LEFT - 10.0, middle), Anchor::End, "", name);
-            for (index, value) in values.iter().enumerate() {
+            for ((_, colour), value) in self.series.iter().zip(values) {
                 let Some(value) = value else { continue };
-                svg.bar((LEFT, y + 1.0), (value * scale, BAR - 2.0), colour(index));
+                svg.bar((LEFT, y + 1.0), (value * scale, BAR - 2.0), colour);
                 let end = (LEFT + value * scale + 6.0, y + BAR - 2.5);
                 svg.text(end, Anchor::Start, "quiet", &format!("{value:.2}"));
                 y += BAR;
@@ -55,10 +58,10 @@ impl Bars<'_> {
 }
 
 /// Names of series with their colours, in a row.
-pub(super) fn legend(svg: &mut Svg, series: &[String], y: f64) {
+pub(super) fn legend(svg: &mut Svg, series: &[Series], y: f64) {
     let mut x = 16.0;
-    for (index, name) in series.iter().enumerate() {
-        svg.bar((x, y - 9.0), (11.0, 11.0), colour(index));
+    for (name, colour) in series {
+        svg.bar((x, y - 9.0), (11.0, 11.0), colour);
         svg.text((x + 16.0, y + 1.0), Anchor::Start, "", name);
         x += 40.0 + 7.5 * name.len() as f64;
     }

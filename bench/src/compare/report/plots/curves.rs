@@ -1,17 +1,17 @@
-//! Curves over an axis on which each step is ten times the last, or an even one.
+//! Curves, both axes logarithmic.
 
 use super::{
-    bars::legend,
-    svg::{Anchor, Svg, colour},
+    bars::{Series, legend},
+    svg::{Anchor, Svg},
 };
 
 const SIZE: (f64, f64) = (820.0, 440.0);
 const LEFT: f64 = 84.0;
 const RIGHT: f64 = 30.0;
-const TOP: f64 = 90.0;
+const TOP: f64 = 106.0;
 const BOTTOM: f64 = 56.0;
 
-/// What is drawn; both axes are logarithmic.
+/// What is drawn.
 pub(super) struct Curves<'a> {
     pub(super) title: &'a str,
     pub(super) subtitle: &'a str,
@@ -19,8 +19,8 @@ pub(super) struct Curves<'a> {
     pub(super) y_name: &'a str,
     /// Places on the x axis with their names.
     pub(super) marks: &'a [(f64, String)],
-    pub(super) series: &'a [String],
-    /// Points by the number of the series, all above 0.
+    pub(super) series: &'a [Series],
+    /// Points for each of the series, all above 0.
     pub(super) points: &'a [Vec<(f64, f64)>],
 }
 
@@ -62,12 +62,12 @@ impl Curves<'_> {
             to: SIZE.0 - RIGHT,
         };
         self.grid(&mut svg, &x, &y);
-        for (index, points) in self.points.iter().enumerate() {
+        for ((_, colour), points) in self.series.iter().zip(self.points) {
             let points: Vec<_> = points
                 .iter()
                 .map(|point| (x.at(point.0), y.at(point.1)))
                 .collect();
-            svg.curve(&points, colour(index));
+            svg.curve(&points, colour);
         }
         svg.finish()
     }
@@ -90,7 +90,7 @@ impl Curves<'_> {
             "",
             self.x_name,
         );
-        svg.text((16.0, TOP - 6.0), Anchor::Start, "", self.y_name);
+        svg.text((LEFT - 8.0, TOP - 14.0), Anchor::End, "", self.y_name);
     }
 }
 

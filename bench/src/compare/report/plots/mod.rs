@@ -8,7 +8,10 @@ use std::{fs, path::Path};
 
 use anyhow::Context as _;
 
-use self::{bars::Bars, curves::Curves};
+use self::{
+    bars::{Bars, Series},
+    curves::Curves,
+};
 use super::{Report, summary::median};
 use crate::compare::{
     measure::Metric,
@@ -60,8 +63,8 @@ impl Report {
 
     /// Ratios to the base, for the scenarios that have the metric.
     fn bars(&self, title: &str, metric: impl Fn(&Scenario) -> Option<Metric>) -> Option<String> {
-        let pairs: Vec<_> = self.ways.iter().filter(|way| *way != "direct").cloned().collect();
-        let ratio = |scenario: &Scenario, way: &String| {
+        let pairs: Vec<_> = self.series().filter(|(way, _)| way != "direct").collect();
+        let ratio = |scenario: &Scenario, way: &str| {
             let summary = self.summaries.get(scenario.name)?.get(way)?;
             summary.get(&metric(scenario)?)?.ratio
         };
@@ -69,7 +72,7 @@ impl Report {
             .scenarios
             .iter()
             .map(|scenario| {
-                let values: Vec<_> = pairs.iter().map(|way| ratio(scenario, way)).collect();
+                let values: Vec<_> = pairs.iter().map(|(way, _)| ratio(scenario, way)).collect();
                 (scenario.name.to_owned(), values)
             })
             .filter(|(_, values)| values.iter().any(Option::is_some))
@@ -109,7 +112,7 @@ impl Report {
             x_name: "of all requests",
             y_name: "µs",
             marks: &marks,
-            series: &self.ways,
+            series: &self.series().collect::<Vec<_>>(),
             points: &points,
         };
         Some(plot.draw())
@@ -153,12 +156,7 @@ impl Report {
                 })
                 .collect()
         };
-        let shown: Vec<_> = self
-            .ways
-            .iter()
-            .filter(|way| !points(way).is_empty())
-            .cloned()
-            .collect();
+        let shown: Vec<_> = self.series().filter(|(way, _)| !points(way).is_empty()).collect();
         if shown.is_empty() {
             return None;
         }
@@ -173,9 +171,15 @@ impl Report {
             y_name: "MiB",
             marks: &marks,
             series: &shown,
-            points: &shown.iter().map(points).collect::<Vec<_>>(),
+            points: &shown.iter().map(|(way, _)| points(way)).collect::<Vec<_>>(),
         };
         Some(plot.draw())
+    }
+
+    /// The ways with their colours, the same in every plot.
+    fn series(&self) -> impl Iterator<Item = Series> {
+        let ways = self.ways.iter().enumerate();
+        ways.map(|(index, way)| (way.clone(), svg::colour(index)))
     }
 
     fn where_and_when(&self) -> String {

@@ -27,7 +27,7 @@ pub(super) struct Svg {
     body: String,
 }
 
-/// The colour of the series with this number.
+/// The colour of the way with this number.
 pub(super) fn colour(index: usize) -> &'static str {
     PALETTE[index % PALETTE.len()]
 }
