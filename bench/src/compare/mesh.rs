@@ -8,7 +8,7 @@ use weir_testbed::Sandbox;
 
 use super::{
     measure::{Measured, Metric},
-    report::Record,
+    report::Outcomes,
     scenarios::{Load, Scenario},
     ways::{Make, Way},
 };
@@ -22,48 +22,47 @@ const MIB: f64 = 1_048_576.0;
 /// Measures the sizes that are among the scenarios, on the ways that a control plane can feed: `weir` and `envoy`.
 ///
 /// # Errors
-/// When a mesh or a sidecar does not start.
-pub(crate) fn records(
+/// When a mesh does not start.
+pub(crate) fn run(
+    outcomes: &mut Outcomes,
     controller: Option<&Path>,
     ways: &[Way],
     scenarios: &[&'static Scenario],
     sandbox: Sandbox,
     cores: Cores,
-) -> anyhow::Result<Vec<Record>> {
+) -> anyhow::Result<()> {
     let (names, makes): (Vec<_>, Vec<_>) = ways.iter().filter_map(fed).unzip();
     let sizes: Vec<_> = scenarios.iter().filter_map(|scenario| size(scenario)).collect();
     if makes.is_empty() || sizes.is_empty() {
-        return Ok(Vec::new());
+        return Ok(());
     }
-    let measure = || {
+    let measure = || -> anyhow::Result<()> {
         unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network for the mesh")?;
         pin::this_thread(cores.load);
         ondemand::set_up_network()?;
-        let mut records = Vec::new();
         for (scenario, services) in sizes {
             eprintln!("{scenario}");
 
             let memories = ondemand::size(services, controller, &makes, sandbox, cores)
                 .with_context(|| format!("in {scenario}"))?;
-
-            let record = |(way, memory): (&String, &Memory)| Record {
-                round: 0,
-                scenario,
-                way: way.clone(),
-                measured: Measured {
-                    figures: BTreeMap::from([
-                        (Metric::ResidentMib, memory.bytes as f64 / MIB),
-                        (Metric::LearningMs, memory.cpu_ms),
-                    ]),
-
-                    ..Measured::default()
-                },
-            };
-            records.extend(names.iter().zip(&memories).map(record));
+            for (way, memory) in names.iter().zip(memories) {
+                let measured = memory.map(|memory| figures(&memory));
+                outcomes.add(0, scenario, way, measured);
+            }
         }
-        Ok(records)
+        Ok(())
     };
     thread::scope(|scope| scope.spawn(measure).join()).map_err(|_| anyhow!("the mesh's thread panicked"))?
+}
+
+fn figures(memory: &Memory) -> Measured {
+    Measured {
+        figures: BTreeMap::from([
+            (Metric::ResidentMib, memory.bytes as f64 / MIB),
+            (Metric::LearningMs, memory.cpu_ms),
+        ]),
+        ..Measured::default()
+    }
 }
 
 fn fed(way: &Way) -> Option<(String, ondemand::Make)> {

@@ -26,7 +26,7 @@ use weir_testbed::{Pods, Sandbox};
 
 use self::{
     measure::Times,
-    report::{Machine, Record, Report},
+    report::{Machine, Outcomes, Report},
     scenarios::{Load, Scenario},
     ways::{Make, Stage, Way},
 };
@@ -91,7 +91,8 @@ pub(crate) struct Options {
 /// Measures, prints the table, and compares with the targets where that is asked for.
 ///
 /// # Errors
-/// When a way does not work, or with `--check` a target is missed.
+/// When a way does not work, which is told after all that does was measured and written, or with `--check` a target is
+/// missed.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let sandbox = Sandbox::enter().context("the comparison needs a network of its own")?;
     let scenarios = scenarios::chosen(&options.only)?;
@@ -104,16 +105,17 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         cores,
     };
     check_policies(&ways, &scenarios, &mut stage)?;
-    let mut records = rounds(options, &ways, &scenarios, &mut stage)?;
-    records.extend(mesh::records(
+    let mut outcomes = rounds(options, &ways, &scenarios, &mut stage)?;
+    mesh::run(
+        &mut outcomes,
         options.controller.as_deref(),
         &ways,
         &scenarios,
         sandbox,
         cores,
-    )?);
+    )?;
     let names = ways.iter().map(|way| way.name.clone()).collect();
-    let report = Report::new(Machine::this(), records, names, &scenarios);
+    let report = Report::new(Machine::this(), outcomes, names, &scenarios);
     println!("{}", report.table());
     if let Some(path) = &options.json {
         std::fs::write(path, serde_json::to_vec_pretty(&report)?)
@@ -126,6 +128,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if options.check {
         missed.iter().for_each(|target| eprintln!("missed: {target}"));
     }
+    ensure!(
+        report.failures.is_empty(),
+        "{} measurements failed",
+        report.failures.len()
+    );
     ensure!(
         !options.check || missed.is_empty(),
         "{} targets were missed",
@@ -165,13 +172,13 @@ fn rounds(
     ways: &[Way],
     scenarios: &[&'static Scenario],
     stage: &mut Stage,
-) -> anyhow::Result<Vec<Record>> {
+) -> anyhow::Result<Outcomes> {
     let times = options.times()?;
     let (rounds, patience) = match options.quick {
         true => (1, 0),
         false => (usize::from(options.rounds), options.patience),
     };
-    let mut records = Vec::new();
+    let mut outcomes = Outcomes::default();
     for round in 0..rounds {
         for scenario in scenarios.iter().filter(|scenario| !is_mesh(scenario)) {
             for index in 0..ways.len() {
@@ -180,19 +187,13 @@ fn rounds(
                     continue;
                 }
                 quiet::wait(Duration::from_secs(patience))?;
-                let measured = measure::run(way, scenario, stage, times)
-                    .with_context(|| format!("{} in {}", way.name, scenario.name))?;
+                let measured = measure::run(way, scenario, stage, times);
                 eprintln!("round {} of {rounds}: {} {}", round + 1, scenario.name, way.name);
-                records.push(Record {
-                    round,
-                    scenario: scenario.name,
-                    way: way.name.clone(),
-                    measured,
-                });
+                outcomes.add(round, scenario.name, &way.name, measured);
             }
         }
     }
-    Ok(records)
+    Ok(outcomes)
 }
 
 fn check_policies(ways: &[Way], scenarios: &[&'static Scenario], stage: &mut Stage) -> anyhow::Result<()> {

@@ -103,14 +103,14 @@ const IN_USE: usize = 10;
 /// has to be one of its own, as [`network`] leaves it.
 ///
 /// # Errors
-/// When the mesh or a sidecar does not start.
+/// When the mesh does not start; a sidecar that does not is an error of its own.
 pub(crate) fn size(
     services: usize,
     controller: Option<&Path>,
     makes: &[Make],
     sandbox: Sandbox,
     cores: Cores,
-) -> anyhow::Result<Vec<Memory>> {
+) -> anyhow::Result<Vec<anyhow::Result<Memory>>> {
     let options = Options {
         controller: controller.map(Path::to_owned),
         services,

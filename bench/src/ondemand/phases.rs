@@ -90,17 +90,17 @@ pub(super) async fn run(options: &Options, sandbox: Sandbox, cores: Cores) -> an
 /// The memory of each make of sidecar in a mesh of `options.services`.
 ///
 /// # Errors
-/// When the mesh or a sidecar does not start.
+/// When the mesh does not start; a sidecar that does not is an error of its own.
 pub(super) async fn size(
     options: &Options,
     makes: &[Make],
     sandbox: Sandbox,
     cores: Cores,
-) -> anyhow::Result<Vec<Memory>> {
+) -> anyhow::Result<Vec<anyhow::Result<Memory>>> {
     let mesh = Mesh::start(options, options.services, sandbox, cores).await?;
     let mut sizes = Vec::new();
     for make in makes {
-        sizes.push(mesh.memory(make).await?);
+        sizes.push(mesh.memory(make).await);
     }
     Ok(sizes)
 }

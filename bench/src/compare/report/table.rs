@@ -62,6 +62,12 @@ impl Report {
                 self.records.len()
             ));
         }
+        for failure in &self.failures {
+            let (way, scenario, round) = (&failure.way, failure.scenario, failure.round + 1);
+            lines.push(format!(
+                "\nnot measured: {way} failed in {scenario}, round {round}"
+            ));
+        }
         lines.join("\n")
     }
 }

@@ -155,7 +155,7 @@ mod tests {
     use super::*;
     use crate::compare::{
         measure::Measured,
-        report::{Machine, Record},
+        report::{Machine, Outcomes, Record},
         scenarios,
     };
 
@@ -171,7 +171,11 @@ mod tests {
             },
         });
         let ways = values.iter().map(|(way, _)| (*way).to_owned()).collect();
-        Report::new(Machine::this(), records.collect(), ways, &scenarios)
+        let outcomes = Outcomes {
+            records: records.collect(),
+            ..Outcomes::default()
+        };
+        Report::new(Machine::this(), outcomes, ways, &scenarios)
     }
 
     #[test]
