@@ -146,7 +146,7 @@ impl Options {
         ensure!(self.seconds > 0.0, "--seconds must be positive");
         Ok(match self.quick {
             true => Times {
-                each: Duration::from_millis(300),
+                each: Duration::from_millis(200),
                 settle: (Duration::ZERO, Duration::ZERO),
             },
             false => Times {
