@@ -147,7 +147,8 @@ fn nothing_is_left_of_a_run_that_is_interrupted() {
         started_with(&marker) > 1,
         "the sidecars are not found by the marker"
     );
-    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
+    // Not SIGINT: it is ignored by what a shell starts in the background.
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
     assert!(!child.wait().unwrap().success());
     let begin = Instant::now();
     while started_with(&marker) > 0 {
