@@ -92,6 +92,14 @@ where
     }
 }
 
+impl Http1<Empty<Bytes>> {
+    /// Asks for `/` and reads the whole answer, which must be 200.
+    pub(crate) async fn ask(&mut self, host: &str) -> anyhow::Result<Reply> {
+        let request = Request::get("/").header("host", host).body(Empty::new())?;
+        Reply::read(self.send(request).await?).await?.expect(200)
+    }
+}
+
 /// An HTTP/2 connection with prior knowledge.
 pub(crate) async fn h2c(stream: TcpStream) -> anyhow::Result<conn::http2::SendRequest<Full<Bytes>>> {
     let handshake = conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));

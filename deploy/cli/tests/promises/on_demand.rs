@@ -3,14 +3,10 @@
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
 use anyhow::{Context, ensure};
-use http_body_util::Empty;
-use hyper::{Request, body::Bytes};
 use serde_json::Value;
 
 use crate::{
-    Outcome, Tests,
-    client::{Http1, Reply},
-    exposition,
+    Outcome, Tests, exposition,
     manifest::{allow_http, member, service, service_of},
     scene::Scene,
     server,
@@ -142,18 +138,6 @@ async fn later(world: Arc<World>) -> Outcome {
     Ok(())
 }
 
-/// A connection of the client's over which a request was answered.
-async fn speak(scene: &Scene, to: SocketAddr, host: &str) -> anyhow::Result<Http1<Empty<Bytes>>> {
-    let mut connection = Http1::new(scene.dial("client", to).await?).await?;
-    ask(&mut connection, host).await?;
-    Ok(connection)
-}
-
-async fn ask(connection: &mut Http1<Empty<Bytes>>, host: &str) -> anyhow::Result<Reply> {
-    let request = Request::get("/").header("host", host).body(Empty::new())?;
-    Reply::read(connection.send(request).await?).await?.expect(200)
-}
-
 /// In a namespace whose sidecars forget soon.
 async fn forgotten(world: Arc<World>) -> Outcome {
     let mut parts = vec![
@@ -170,13 +154,13 @@ async fn forgotten(world: Arc<World>) -> Outcome {
     let (kept, left) = (scene.service("kept", 8080)?, scene.service("left", 8080)?);
     let names =
         |name: &str, at: SocketAddr| BTreeSet::from([at.to_string(), format!("{FORGETFUL}/{name}|8080")]);
-    let open = || async { speak(&scene, kept, "kept").await };
+    let open = || scene.speak("client", kept);
     let mut always = scene.eventually("the kept service is reached", open).await?;
     for _ in 0..2 {
-        let open = || async { speak(&scene, left, "left").await };
+        let open = || scene.speak("client", left);
         // What a connection is open to is in use, however late the look at it comes.
         let meanwhile = scene.eventually("the left service is reached", open).await?;
-        ask(&mut always, "kept").await?;
+        always.ask("kept").await?;
         let now = own(&held(&world, &client).await?, FORGETFUL);
         let both = &names("kept", kept) | &names("left", left);
         ensure!(now == both, "{both:?} is used, {now:?} is held");

@@ -127,12 +127,14 @@ async fn unknown(world: &World, scene: &Scene) -> Outcome {
 async fn away(world: Arc<World>) -> Outcome {
     let (scene, mut load) = stage(&world, AWAY).await?;
     let quiet = scene.service("quiet", 8080)?;
-    let reached = || async { scene.get("client", quiet, "/").await?.expect(200) };
-    scene.eventually("the quiet service is reached", reached).await?;
+    // In use until the controller is away: what is forgotten before is unknown then.
+    let open = || scene.speak("client", quiet);
+    let in_use = scene.eventually("the quiet service is reached", open).await?;
     scale(&world, 0).await?;
     // The controller returns whatever is found meanwhile: the other tests need it.
     let meanwhile = async {
         connected(&world, &scene, 0.0).await?;
+        drop(in_use);
         load.more(MEANWHILE).await?;
         let to = scene.service("server", 8080)?;
         scene.apply("more", &[allow_http("server", &["other"])])?;

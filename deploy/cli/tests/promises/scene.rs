@@ -8,6 +8,8 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
+use http_body_util::Empty;
+use hyper::body::Bytes;
 use k8s_openapi::api::core::v1::Service;
 use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
@@ -17,7 +19,7 @@ use tokio::{
 use weir_testbed::PodStatus;
 
 use crate::{
-    client::{self, Reply},
+    client::{self, Http1, Reply},
     manifest,
     world::{World, tail, within},
 };
@@ -170,6 +172,13 @@ impl Scene {
     pub(crate) async fn get(&self, pod: &str, to: SocketAddr, path: &str) -> anyhow::Result<Reply> {
         let stream = self.dial(pod, to).await?;
         client::get(stream, &to.to_string(), path).await
+    }
+
+    /// A connection from inside a pod over which a request was answered: its service stays in use.
+    pub(crate) async fn speak(&self, pod: &str, to: SocketAddr) -> anyhow::Result<Http1<Empty<Bytes>>> {
+        let mut connection = Http1::new(self.dial(pod, to).await?).await?;
+        connection.ask(&to.to_string()).await?;
+        Ok(connection)
     }
 
     /// Runs a program in a pod's container and returns what it prints.
