@@ -12,6 +12,7 @@ mod load;
 mod ondemand;
 mod peers;
 mod pin;
+mod process;
 mod scale;
 mod server;
 

@@ -1,7 +1,8 @@
 //! Which core does what.
 
-use std::num::NonZeroUsize;
+use std::{num::NonZeroUsize, thread};
 
+use anyhow::anyhow;
 use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
@@ -19,7 +20,7 @@ pub(crate) struct Cores {
 impl Cores {
     /// Load and server on core 0, the proxies on core 1, so that a rate is what one core does for the pair.
     pub(crate) fn choose() -> Self {
-        match std::thread::available_parallelism().map(NonZeroUsize::get) {
+        match thread::available_parallelism().map(NonZeroUsize::get) {
             Ok(count) if count >= 2 => Self {
                 load: Some(0),
                 proxies: Some(1),
@@ -27,6 +28,18 @@ impl Cores {
             _ => Self::default(),
         }
     }
+}
+
+/// Runs `work` on a thread of its own, on one core when given; processes that it starts stay there.
+///
+/// # Errors
+/// When it panics.
+pub(crate) fn on<T: Send>(core: Option<usize>, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
+    let run = || {
+        this_thread(core);
+        work()
+    };
+    thread::scope(|scope| scope.spawn(run).join()).map_err(|_| anyhow!("a pinned thread panicked"))
 }
 
 /// Pins the calling thread; threads and processes that it starts inherit that.

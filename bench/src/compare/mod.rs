@@ -11,7 +11,6 @@ mod load;
 mod measure;
 mod mesh;
 mod pods;
-pub(crate) mod process;
 mod quiet;
 mod report;
 mod scenarios;

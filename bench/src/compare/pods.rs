@@ -3,10 +3,9 @@
 use std::{
     fs,
     net::{IpAddr, SocketAddr},
-    thread,
 };
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use nix::unistd::{Uid, setfsuid};
 use weir_init::{
     backend::{Backend, Choice},
@@ -92,12 +91,10 @@ impl Pair {
         work: impl FnOnce() -> T + Send,
     ) -> anyhow::Result<T> {
         let pod = self.pod(side);
-        let run = || {
-            pin::this_thread(core);
+        pin::on(core, || {
             pod.enter()?;
             Ok(work())
-        };
-        thread::scope(|scope| scope.spawn(run).join()).map_err(|_| anyhow!("a thread in a pod panicked"))?
+        })?
     }
 
     /// As [`Pair::inside`] the client's pod, as the user whose connections are redirected.

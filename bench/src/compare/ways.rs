@@ -18,13 +18,13 @@ use super::{
     apps::Apps,
     haproxy,
     pods::{INBOUND, MARK, OUTBOUND, PORT, Pair, Side},
-    process::Sidecar,
     scenarios::Protocol,
     static_pair,
 };
 use crate::{
     bootstrap::{Between, CLIENT, Identities, SERVER},
     pin::Cores,
+    process::Process,
 };
 
 /// How long a pair may take from its start to the first answer.
@@ -67,7 +67,7 @@ pub(crate) struct Running {
     /// From the start of the sidecars to the first answer.
     pub(crate) started: Duration,
     // In the order in which they have to go: what runs in the pods before the pods.
-    sidecars: Vec<Sidecar>,
+    sidecars: Vec<Process>,
     _apps: Apps,
     pods: Pair,
     _directory: Option<TempDir>,
@@ -104,7 +104,7 @@ impl Way {
             };
             let ended = running.ended()?;
             if ended || begin.elapsed() > STARTING {
-                let said: String = running.sidecars.iter().map(Sidecar::said).collect();
+                let said: String = running.sidecars.iter().map(Process::said).collect();
                 let name = &self.name;
                 return Err(error.context(format!("{name} does not work; its sidecars said:\n{said}")));
             }
@@ -172,7 +172,10 @@ impl Way {
                     single_uid: stage.sandbox.single_uid(),
                 };
                 let command = make.command(&place)?;
-                sidecars.push(Sidecar::start(&pods, side, cores.proxies, command, own.path())?);
+                let log = own.path().join(format!("{side:?}.log"));
+                let start =
+                    |command: &mut Command| Ok(pods.inside(side, cores.proxies, || command.spawn())??);
+                sidecars.push(Process::start(command, &log, start)?);
             }
             directory = Some(own);
         }
@@ -316,7 +319,7 @@ impl Running {
     /// # Errors
     /// When a sidecar is gone.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
-        self.sidecars.iter().map(Sidecar::cpu).sum()
+        self.sidecars.iter().map(Process::cpu).sum()
     }
 
     /// Resident memory of one sidecar, the mean of the two, in bytes; `None` without sidecars.
@@ -327,7 +330,7 @@ impl Running {
         let total: u64 = self
             .sidecars
             .iter()
-            .map(Sidecar::rss)
+            .map(Process::rss)
             .sum::<anyhow::Result<_>>()?;
         Ok(total.checked_div(self.sidecars.len() as u64))
     }

@@ -4,11 +4,13 @@ use std::{
     collections::HashMap,
     fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail, ensure};
+
+use crate::process::Process;
 
 /// How long the counters of a program may take to be written.
 const WRITING: Duration = Duration::from_secs(60);
@@ -44,7 +46,7 @@ const SYSCALLS: [&str; 26] = [
 
 /// A program under callgrind. Ends when dropped.
 pub(super) struct Profiled {
-    child: Child,
+    process: Process,
     /// Where its profiles go: this, a dot and a number.
     out: PathBuf,
     written: u32,
@@ -71,7 +73,6 @@ impl Profiled {
         counted: bool,
     ) -> anyhow::Result<Self> {
         let out = directory.join(name);
-        let log = fs::File::create(directory.join(format!("{name}.log")))?;
         let mut command = if counted {
             let mut valgrind = Command::new("valgrind");
             valgrind
@@ -82,18 +83,10 @@ impl Profiled {
         } else {
             Command::new(program)
         };
-        let child = command
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .with_context(|| match counted {
-                true => "cannot start valgrind; is it installed?".to_owned(),
-                false => format!("cannot start {}", program.display()),
-            })?;
+        command.args(arguments);
+        let log = directory.join(format!("{name}.log"));
         Ok(Self {
-            child,
+            process: Process::start(command, &log, |command| Ok(command.spawn()?))?,
             out,
             written: 0,
         })
@@ -104,7 +97,7 @@ impl Profiled {
     /// # Errors
     /// When the system does not tell.
     pub(super) fn is_gone(&mut self) -> anyhow::Result<bool> {
-        Ok(self.child.try_wait()?.is_some())
+        Ok(self.process.ended()?.is_some())
     }
 
     /// Its resident memory, in KiB.
@@ -112,16 +105,12 @@ impl Profiled {
     /// # Errors
     /// When it is gone.
     pub(super) fn resident(&self) -> anyhow::Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
-        let status = status.context("the program is gone")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let size = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
-        size.context("the system does not tell the program's memory")
+        Ok(self.process.rss()? / 1024)
     }
 
-    /// What it said.
+    /// What it said last.
     pub(super) fn said(&self) -> String {
-        fs::read_to_string(self.out.with_extension("log")).unwrap_or_default()
+        self.process.said()
     }
 
     /// Has the counters written and set to zero.
@@ -130,7 +119,7 @@ impl Profiled {
     /// When the program does not answer.
     pub(super) fn write(&mut self, hint: &str) -> anyhow::Result<()> {
         let asked = Command::new("vgdb")
-            .arg(format!("--pid={}", self.child.id()))
+            .arg(format!("--pid={}", self.process.id()))
             .args(["dump", hint])
             .output()
             .context("cannot start vgdb; it comes with valgrind")?;
@@ -164,13 +153,6 @@ impl Profiled {
         let path = self.profile();
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         counted(&text).with_context(|| format!("{} is not a profile", path.display()))
-    }
-}
-
-impl Drop for Profiled {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -4,12 +4,11 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    thread,
+    process::Command,
     time::Duration,
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -19,8 +18,8 @@ use tokio::{
 
 use super::backend;
 use crate::{
-    compare::process,
     pin::{self, Cores},
+    process::Process,
 };
 
 /// How long a sidecar may take to start, and to be told of a whole mesh.
@@ -39,17 +38,8 @@ pub(crate) enum Make {
 
 /// One that runs.
 pub(super) struct Sidecar {
-    child: Child,
+    process: Process,
     admin: SocketAddr,
-    log: PathBuf,
-}
-
-impl Drop for Sidecar {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 impl Sidecar {
@@ -71,28 +61,18 @@ impl Sidecar {
             ),
             Make::Envoy(program) => (program, &["--disable-hot-restart"][..]),
         };
-        let (file, log) = (directory.join("sidecar.json"), directory.join("sidecar.log"));
+        let file = directory.join("sidecar.json");
         fs::write(&file, serde_json::to_vec_pretty(bootstrap)?)?;
-        let written = fs::File::create(&log)?;
         let mut command = Command::new(program);
         command
             .arg("-c")
             .arg(file)
             .args(["--concurrency", "1", "-l", "warning"])
-            .args(flags)
-            .stdin(Stdio::null())
-            .stdout(written.try_clone()?)
-            .stderr(written);
-        // A process inherits the core of the thread that starts it.
-        let started = thread::spawn(move || {
-            pin::this_thread(cores.proxies);
-            command.spawn()
-        });
-        let Ok(started) = started.join() else {
-            bail!("cannot start {}", program.display());
-        };
-        let child = started.with_context(|| format!("cannot start {}", program.display()))?;
-        Ok(Self { child, admin, log })
+            .args(flags);
+        let process = Process::start(command, &directory.join("sidecar.log"), |command| {
+            Ok(pin::on(cores.proxies, || command.spawn())??)
+        })?;
+        Ok(Self { process, admin })
     }
 
     /// Asks a service for a page over a connection of its own, and says how long that took.
@@ -124,14 +104,14 @@ impl Sidecar {
     pub(super) async fn reach(&mut self, to: SocketAddr) -> anyhow::Result<()> {
         let begun = Instant::now();
         loop {
-            let ended = self.child.try_wait()?;
+            let ended = self.process.ended()?;
             let error = match self.ask(to).await {
                 Ok(_) => return Ok(()),
                 Err(error) => error,
             };
             if ended.is_some() || begun.elapsed() > PATIENCE {
-                let log = fs::read_to_string(&self.log).unwrap_or_default();
-                return Err(error.context(format!("the sidecar does not serve; it said:\n{log}")));
+                let said = self.process.said();
+                return Err(error.context(format!("the sidecar does not serve; it said:\n{said}")));
             }
             sleep(LOOK_AGAIN).await;
         }
@@ -175,7 +155,7 @@ impl Sidecar {
     /// # Errors
     /// When it is gone.
     pub(super) fn memory(&self) -> anyhow::Result<u64> {
-        process::rss_of(self.child.id())
+        self.process.rss()
     }
 
     /// CPU time that it has used.
@@ -183,6 +163,6 @@ impl Sidecar {
     /// # Errors
     /// When it is gone.
     pub(super) fn cpu(&self) -> anyhow::Result<Duration> {
-        process::cpu_of(self.child.id())
+        self.process.cpu()
     }
 }

@@ -2,11 +2,9 @@
 
 use std::{
     ffi::OsString,
-    fs,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    thread,
+    process::{Child, Command},
     time::Duration,
 };
 
@@ -18,13 +16,14 @@ use tokio::{
 };
 
 use super::bound::Bound;
-use crate::pin::{self, Cores};
+use crate::{
+    pin::{self, Cores},
+    process::Process,
+};
 
 /// How long a controller may take to read the mesh.
 const START: Duration = Duration::from_secs(300);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// Of the clock that the kernel counts CPU time with.
-const TICKS_PER_SECOND: f64 = 100.0;
 
 /// How to start one.
 pub(crate) struct Start<'a> {
@@ -47,10 +46,9 @@ pub(crate) struct Controller {
     environment: Vec<(&'static str, OsString)>,
     cores: Cores,
     memory: u64,
-    child: Child,
+    process: Process,
     pub(crate) xds: SocketAddr,
     health: SocketAddr,
-    log: PathBuf,
     /// `None`: this machine does not let us bound it.
     bound: Option<Bound>,
 }
@@ -84,14 +82,8 @@ impl Controller {
         for (flag, address) in flags.into_iter().zip([xds, health, injector, validator]) {
             arguments.extend([flag.to_owned(), address.to_string()].map(OsString::from));
         }
-        fs::File::create(&start.log)?;
-        let child = spawn(
-            start.program,
-            &arguments,
-            &start.environment,
-            &start.log,
-            start.cores,
-        )?;
+        let command = command(start.program, &arguments, &start.environment);
+        let process = Process::start(command, &start.log, |command| spawn(command, start.cores))?;
         Ok(Self {
             program: start.program.to_owned(),
             arguments,
@@ -100,9 +92,8 @@ impl Controller {
             memory: start.memory,
             xds,
             health,
-            log: start.log,
-            bound: bound(&child, start.memory),
-            child,
+            bound: bound(&process, start.memory),
+            process,
         })
     }
 
@@ -111,24 +102,14 @@ impl Controller {
     /// # Errors
     /// When it cannot be started.
     pub(crate) fn replace(&mut self) -> anyhow::Result<()> {
-        self.end();
-        // One group of a name at a time.
+        self.process.end();
+        // One group of a name at a time, and none that has processes goes.
         self.bound = None;
-        self.child = spawn(
-            &self.program,
-            &self.arguments,
-            &self.environment,
-            &self.log,
-            self.cores,
-        )?;
-        self.bound = bound(&self.child, self.memory);
+        let command = command(&self.program, &self.arguments, &self.environment);
+        let cores = self.cores;
+        self.process.replace(command, |command| spawn(command, cores))?;
+        self.bound = bound(&self.process, self.memory);
         Ok(())
-    }
-
-    fn end(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 
     pub(crate) fn is_bounded(&self) -> bool {
@@ -162,38 +143,23 @@ impl Controller {
     /// # Errors
     /// When it has ended, with the last that it wrote.
     pub(crate) fn alive(&mut self) -> anyhow::Result<()> {
-        let ended = self.child.try_wait()?;
-        let Some(status) = ended else { return Ok(()) };
-        let log = fs::read_to_string(&self.log).unwrap_or_default();
-        let last: Vec<&str> = log.lines().rev().take(5).collect();
-        bail!("the controller ended ({status}); its last words, newest first: {last:?}")
+        match self.process.ended()? {
+            None => Ok(()),
+            Some(status) => bail!(
+                "the controller ended ({status}); it said:\n{}",
+                self.process.said()
+            ),
+        }
     }
 
     /// # Errors
     /// When it is gone.
     pub(crate) fn usage(&self) -> anyhow::Result<Usage> {
-        let read = |name| {
-            let path = format!("/proc/{}/{name}", self.child.id());
-            fs::read_to_string(path).context("the controller is gone")
-        };
-        let stat = read("stat")?;
-        // The fields after the name, which is in parentheses; user and system time are the 14th and 15th of all.
-        let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
-        let mut ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<f64>);
-        let mut tick = || ticks.next().context("no CPU time in stat");
-        let cpu = (tick()?? + tick()??) / TICKS_PER_SECOND;
-        let status = read("status")?;
-        let size = |name: &str| {
-            let line = status
-                .lines()
-                .find_map(|line| line.strip_prefix(name))
-                .context("no size in status")?;
-            anyhow::Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
-        };
+        let process = &self.process;
         Ok(Usage {
-            cpu,
-            memory: size("VmRSS:")?,
-            peak: size("VmHWM:")?,
+            cpu: process.cpu()?.as_secs_f64(),
+            memory: process.rss()?,
+            peak: process.peak()?,
         })
     }
 
@@ -222,40 +188,20 @@ impl Controller {
     }
 }
 
-impl Drop for Controller {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
-fn spawn(
-    program: &Path,
-    arguments: &[OsString],
-    environment: &[(&'static str, OsString)],
-    log: &Path,
-    cores: Cores,
-) -> anyhow::Result<Child> {
-    let log = fs::File::options().append(true).open(log)?;
+fn command(program: &Path, arguments: &[OsString], environment: &[(&'static str, OsString)]) -> Command {
     let mut command = Command::new(program);
     command
         .args(arguments)
-        .envs(environment.iter().map(|(name, value)| (name, value)))
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log);
-    // A process inherits the core of the thread that starts it.
-    let started = thread::spawn(move || {
-        pin::this_thread(cores.proxies);
-        command.spawn()
-    });
-    let Ok(started) = started.join() else {
-        bail!("cannot start {}", program.display());
-    };
-    started.with_context(|| format!("cannot start {}", program.display()))
+        .envs(environment.iter().map(|(name, value)| (name, value)));
+    command
 }
 
-fn bound(child: &Child, memory: u64) -> Option<Bound> {
-    Bound::of(child.id(), memory)
+fn spawn(command: &mut Command, cores: Cores) -> anyhow::Result<Child> {
+    Ok(pin::on(cores.proxies, || command.spawn())??)
+}
+
+fn bound(process: &Process, memory: u64) -> Option<Bound> {
+    Bound::of(process.id(), memory)
         .inspect_err(|error| eprintln!("the controller's memory is measured, not bounded: {error}"))
         .ok()
 }
