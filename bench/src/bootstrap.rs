@@ -8,8 +8,6 @@ use rcgen::{
 };
 use serde_json::{Value, json};
 
-use crate::server::Server;
-
 /// The identity that the policy lets in.
 pub(crate) const CLIENT: &str = "spiffe://cluster.local/ns/bench/sa/client";
 /// The identity that the client asks for.
@@ -126,12 +124,12 @@ pub(crate) fn outbound(identities: &Identities, at: &Addresses, between: Between
     })
 }
 
-/// The server sidecar; it speaks `local` to the application.
+/// The server sidecar; it speaks `local` to the application, or takes bytes there.
 pub(crate) fn inbound(
     identities: &Identities,
     at: &Addresses,
     between: Between,
-    server: &Server,
+    application: SocketAddr,
     local: Between,
 ) -> Value {
     let tls = downstream_tls();
@@ -156,8 +154,8 @@ pub(crate) fn inbound(
                 listener("inbound_tcp", "INBOUND", at.inbound_tcp, Some(&tls), vec![network_rbac(), tcp("local_tcp")]),
             ],
             "clusters": [
-                cluster("local", server.http, None, Some(local)),
-                cluster("local_tcp", server.sink, None, None),
+                cluster("local", application, None, Some(local)),
+                cluster("local_tcp", application, None, None),
             ],
         },
     })

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, ensure};
 
-use crate::server::{BODY, end_of_head};
+use crate::answers::{BODY, end_of_head};
 
 /// A GET of [`BODY`] bytes.
 pub(crate) fn request(host: &str) -> Vec<u8> {

@@ -5,6 +5,8 @@
 //! - [`ondemand`]: what a sidecar pays for the size of the mesh;
 //! - [`scale`]: thousands of sidecars on one controller.
 
+mod answers;
+mod application;
 mod bootstrap;
 mod compare;
 mod instructions;
@@ -14,7 +16,6 @@ mod peers;
 mod pin;
 mod process;
 mod scale;
-mod server;
 
 use std::{
     env,

@@ -5,7 +5,6 @@
 //! one, the pair another: a rate is what one core does for the pair. Every measurement has fresh pods and processes;
 //! ways take turns within a round. Everything lives in namespaces of the sandbox and ends with them.
 
-pub(crate) mod apps;
 mod haproxy;
 mod load;
 mod measure;

@@ -1,12 +1,13 @@
 //! The client's pod and the server's: each a network namespace whose traffic is redirected as in a cluster.
 
 use std::{
-    fs,
-    net::{IpAddr, SocketAddr},
+    fs, io,
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
 };
 
 use anyhow::Context as _;
 use nix::unistd::{Uid, setfsuid};
+use socket2::{Domain, Socket, Type};
 use weir_init::{
     backend::{Backend, Choice},
     redirect::{ProxyIdentity, Redirect},
@@ -80,6 +81,21 @@ impl Pair {
         ))
     }
 
+    /// Where the application listens, with room for many connections at once.
+    ///
+    /// # Errors
+    /// When the port cannot be bound.
+    pub(crate) fn listen(&self) -> anyhow::Result<TcpListener> {
+        let at = SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT));
+        let listener = self.inside(Side::Server, None, || {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            socket.bind(&at.into())?;
+            socket.listen(4096)?;
+            io::Result::Ok(TcpListener::from(socket))
+        })?;
+        listener.context("the application cannot listen")
+    }
+
     /// Runs `work` in a pod, on a thread of its own and on one core when given; processes that it starts stay there.
     ///
     /// # Errors
@@ -129,7 +145,7 @@ fn redirect(sandbox: Sandbox) -> anyhow::Result<()> {
 
 /// Tens of thousands of short connections a second need more than the usual ports, and soon again. Where the kernel
 /// does not let that be set, such scenarios are slower for all.
-fn many_connections() -> std::io::Result<()> {
+fn many_connections() -> io::Result<()> {
     fs::write("/proc/sys/net/ipv4/ip_local_port_range", "16000 65000")?;
     fs::write("/proc/sys/net/ipv4/tcp_tw_reuse", "1")?;
     fs::write("/proc/sys/net/core/somaxconn", "4096")?;

@@ -2,6 +2,8 @@
 
 use anyhow::ensure;
 
+use crate::application::Serves;
+
 /// What the sidecars are told that passes through them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Protocol {
@@ -23,6 +25,15 @@ impl Protocol {
             Self::Grpc => "grpc",
             Self::Tcp => "tcp",
             Self::TcpPlain => "tcp-plain",
+        }
+    }
+
+    /// What the application serves.
+    pub(crate) fn served(self) -> Serves {
+        match self {
+            Self::Http1 => Serves::Requests,
+            Self::Grpc => Serves::Calls,
+            Self::Tcp | Self::TcpPlain => Serves::Bytes,
         }
     }
 

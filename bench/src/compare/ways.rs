@@ -15,13 +15,13 @@ use tempfile::TempDir;
 use weir_testbed::{Pods, Sandbox};
 
 use super::{
-    apps::Apps,
     haproxy,
     pods::{INBOUND, MARK, OUTBOUND, PORT, Pair, Side},
     scenarios::Protocol,
     static_pair,
 };
 use crate::{
+    application::Application,
     bootstrap::{Between, CLIENT, Identities, SERVER},
     pin::Cores,
     process::Process,
@@ -68,7 +68,7 @@ pub(crate) struct Running {
     pub(crate) started: Duration,
     // In the order in which they have to go: what runs in the pods before the pods.
     sidecars: Vec<Process>,
-    _apps: Apps,
+    _application: Application,
     pods: Pair,
     _directory: Option<TempDir>,
     cores: Cores,
@@ -156,7 +156,7 @@ impl Way {
         let cores = stage.cores;
         let pods = Pair::new(&mut stage.pods, stage.sandbox, self.make.is_some())?;
         let target = pods.target()?;
-        let apps = Apps::start(&pods, protocol, cores.load)?;
+        let application = Application::start(pods.listen()?, protocol.served(), cores.load)?;
         let mut sidecars = Vec::new();
         let mut directory = None;
         if let Some(make) = &self.make {
@@ -183,7 +183,7 @@ impl Way {
             target,
             started: Duration::ZERO,
             sidecars,
-            _apps: apps,
+            _application: application,
             pods,
             _directory: directory,
             cores,

@@ -14,12 +14,12 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{load, peers::HOST};
+use crate::{application::Serves, load, peers::HOST};
 
 /// How long an answer may take; under valgrind all is slow.
 const ANSWER: Duration = Duration::from_secs(10);
 /// Bytes that are echoed, and those of a gRPC message with its prefix.
-pub(super) const MESSAGE: usize = 256;
+const MESSAGE: usize = 256;
 
 /// What a request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,15 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    /// What the application serves.
+    pub(super) fn served(self) -> Serves {
+        match self {
+            Self::Http1 => Serves::Requests,
+            Self::Grpc => Serves::Calls,
+            Self::Echo | Self::Connect => Serves::Echo,
+        }
+    }
+
     /// Whether the sidecars see HTTP.
     pub(super) fn is_http(self) -> bool {
         matches!(self, Self::Http1 | Self::Grpc)
@@ -189,14 +198,14 @@ async fn echo(stream: &mut TcpStream) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::apps, *};
+    use super::*;
+    use crate::application::Application;
 
     #[test]
     fn every_kind_of_request_is_answered() {
         for kind in [Kind::Http1, Kind::Grpc, Kind::Echo, Kind::Connect] {
-            let server = apps::start(kind).unwrap();
-            let target = if kind.is_http() { server.http } else { server.sink };
-            let mut client = Client::connect(target, kind, 3).unwrap();
+            let application = Application::local(kind.served()).unwrap();
+            let mut client = Client::connect(application.address(), kind, 3).unwrap();
             client.send(12).unwrap();
         }
     }

@@ -3,7 +3,6 @@
 //! requests, so starting up and warming up do not count. Beside it stand the memory of a pair after a fixed run and the
 //! size of the program. Budgets are kept in a file, and a change beyond them fails.
 
-mod apps;
 mod budgets;
 mod callgrind;
 mod load;

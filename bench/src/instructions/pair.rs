@@ -12,11 +12,12 @@ use anyhow::{Context as _, ensure};
 use tempfile::TempDir;
 
 use super::{
-    Figures, apps,
+    Figures,
     callgrind::Profiled,
     load::{Client, Kind},
 };
 use crate::{
+    application::Application,
     bootstrap::{self, Between, Identities},
     peers,
 };
@@ -29,6 +30,7 @@ pub(super) struct Pair {
     /// Where the client connects.
     pub(super) target: SocketAddr,
     sidecars: Vec<Profiled>,
+    _application: Application,
     directory: TempDir,
 }
 
@@ -43,7 +45,7 @@ impl Pair {
         } else {
             Between::Http1
         };
-        let server = apps::start(kind)?;
+        let application = Application::local(kind.served())?;
         let identities = Identities::new()?;
         let at = peers::addresses()?;
         let directory = tempfile::tempdir()?;
@@ -51,7 +53,7 @@ impl Pair {
         for (name, configuration) in [
             (
                 "inbound",
-                bootstrap::inbound(&identities, &at, between, &server, between),
+                bootstrap::inbound(&identities, &at, between, application.address(), between),
             ),
             ("outbound", bootstrap::outbound(&identities, &at, between)),
         ] {
@@ -87,6 +89,7 @@ impl Pair {
                 at.outbound_tcp
             },
             sidecars,
+            _application: application,
             directory,
         };
         pair.wait(kind)?;

@@ -10,9 +10,9 @@ use tokio::{
 
 use super::{Lane, Outcome, Plan, dial, in_turns, on_this_thread};
 use crate::{
+    answers::{BODY, end_of_head},
     load,
     peers::HOST,
-    server::{BODY, end_of_head},
 };
 
 const BUFFER: usize = 64 * 1024;

@@ -12,7 +12,7 @@ use anyhow::{Context as _, bail, ensure};
 use hdrhistogram::Histogram;
 
 use super::{ANSWER, Outcome, Plan, histogram, nanos};
-use crate::{load, peers::HOST, server::BODY};
+use crate::{answers::BODY, load, peers::HOST};
 
 /// How far ahead the first request is, so that every thread is there in time.
 const AHEAD: Duration = Duration::from_millis(20);

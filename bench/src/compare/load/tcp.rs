@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{ANSWER, Lane, Outcome, Plan, dial, histogram, in_turns, on_this_thread};
-use crate::compare::apps::{COUNT, ECHO};
+use crate::answers::{COUNT, ECHO};
 
 /// Bytes that are sent back.
 const MESSAGE: usize = 256;
