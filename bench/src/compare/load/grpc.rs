@@ -21,14 +21,7 @@ pub(super) fn calls(
     each: usize,
     plan: &Plan<'_>,
 ) -> anyhow::Result<Outcome> {
-    on_this_thread(async {
-        let mut lanes = Vec::new();
-        for _ in 0..connections {
-            let sender = connect(target).await?;
-            lanes.extend((0..each).map(|_| Call(sender.clone())));
-        }
-        in_turns(lanes, 2 * MESSAGE as u64, plan).await
-    })?
+    run(target, (connections, each), plan, async |sender| Ok(Call(sender)))
 }
 
 /// Streams, `each` on each connection, with one message under way on each.
@@ -38,12 +31,22 @@ pub(super) fn messages(
     each: usize,
     plan: &Plan<'_>,
 ) -> anyhow::Result<Outcome> {
+    run(target, (connections, each), plan, Messages::open)
+}
+
+/// Opens connections with lanes on each, and runs them.
+fn run<L: Lane + 'static>(
+    target: SocketAddr,
+    (connections, each): (usize, usize),
+    plan: &Plan<'_>,
+    open: impl AsyncFn(SendRequest<Bytes>) -> anyhow::Result<L>,
+) -> anyhow::Result<Outcome> {
     on_this_thread(async {
         let mut lanes = Vec::new();
         for _ in 0..connections {
             let sender = connect(target).await?;
             for _ in 0..each {
-                lanes.push(Messages::open(&sender).await?);
+                lanes.push(open(sender.clone()).await?);
             }
         }
         in_turns(lanes, 2 * MESSAGE as u64, plan).await
@@ -122,8 +125,8 @@ struct Messages {
 }
 
 impl Messages {
-    async fn open(sender: &SendRequest<Bytes>) -> anyhow::Result<Self> {
-        let mut sender = sender.clone().ready().await?;
+    async fn open(sender: SendRequest<Bytes>) -> anyhow::Result<Self> {
+        let mut sender = sender.ready().await?;
         let (response, mut asked) = sender.send_request(request("Stream")?, false)?;
         asked.send_data(message(), false)?;
         let response = response.await?;
