@@ -29,14 +29,7 @@ func (s *script) StreamAggregatedResources(stream discovery.AggregatedDiscoveryS
 	s.sotw, s.delta = stream, nil
 	number := s.open()
 	s.mutex.Unlock()
-	for {
-		request, err := stream.Recv()
-		if err != nil {
-			tell("closed", map[string]any{"stream": number})
-			return err
-		}
-		tellRequest(number, request)
-	}
+	return follow(number, stream.Recv)
 }
 
 func (s *script) DeltaAggregatedResources(stream discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
@@ -44,8 +37,13 @@ func (s *script) DeltaAggregatedResources(stream discovery.AggregatedDiscoverySe
 	s.sotw, s.delta = nil, stream
 	number := s.open()
 	s.mutex.Unlock()
+	return follow(number, stream.Recv)
+}
+
+// follow tells of every request of a stream, and of its end.
+func follow[T proto.Message](number int64, receive func() (T, error)) error {
 	for {
-		request, err := stream.Recv()
+		request, err := receive()
 		if err != nil {
 			tell("closed", map[string]any{"stream": number})
 			return err
