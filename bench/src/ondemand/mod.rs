@@ -21,6 +21,7 @@ use weir_testbed::Sandbox;
 pub(crate) use self::{report::Memory, sidecar::Make};
 
 use crate::{
+    missed,
     pin::{self, Cores},
     scale::layout::Layout,
 };
@@ -84,16 +85,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         true => println!("{}", serde_json::to_string_pretty(&figures)?),
         false => println!("{}", figures.table(options)),
     }
-    let missed = figures.missed(options);
-    for target in &missed {
-        eprintln!("missed: {target}");
-    }
-    ensure!(
-        !options.check || missed.is_empty(),
-        "{} targets were missed",
-        missed.len()
-    );
-    Ok(())
+    missed::tell(&figures.missed(options), options.check)
 }
 
 /// Services that the sidecar uses.
@@ -144,18 +136,5 @@ impl Options {
             endpoints: self.endpoints,
             uses: self.uses,
         }
-    }
-
-    fn program(given: Option<&PathBuf>, name: &str) -> anyhow::Result<PathBuf> {
-        let program = match given {
-            Some(path) => path.clone(),
-            None => std::env::current_exe()?.with_file_name(name),
-        };
-        ensure!(
-            program.is_file(),
-            "{} is not there: cargo build --release -p {name}, or give its path",
-            program.display()
-        );
-        Ok(program)
     }
 }

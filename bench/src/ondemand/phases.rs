@@ -20,8 +20,8 @@ use super::{
     sidecar::{Make, Sidecar},
 };
 use crate::{
-    on_path,
     pin::Cores,
+    program,
     scale::{
         controller::{Controller, Start},
         files::Files,
@@ -61,11 +61,11 @@ impl Drop for Mesh<'_> {
 /// Runs everything and returns the figures.
 pub(super) async fn run(options: &Options, sandbox: Sandbox, cores: Cores) -> anyhow::Result<Figures> {
     network::set_up()?;
-    let weir = Make::Weir(Options::program(options.weir.as_ref(), "weir-proxy")?);
+    let weir = Make::Weir(program::of_weir(options.weir.as_deref(), "weir-proxy")?);
     let envoy = match &options.envoy {
         Some(path) if path.as_os_str() == "none" => None,
         Some(path) => Some(path.clone()),
-        None => on_path("envoy"),
+        None => program::on_path("envoy"),
     };
     let envoy = envoy.map(Make::Envoy);
     if envoy.is_none() {
@@ -117,7 +117,7 @@ impl<'a> Mesh<'a> {
         let files = Files::new(directory.path().join("manifests"))?;
         files.add(&layout)?;
         let state = directory.path().join("state");
-        let program = Options::program(options.controller.as_ref(), "weir-controller")?;
+        let program = program::of_weir(options.controller.as_deref(), "weir-controller")?;
         let arguments: [&Path; 4] = [
             "--manifests".as_ref(),
             files.path(),

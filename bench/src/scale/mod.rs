@@ -27,7 +27,10 @@ use clap::Args;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use self::{layout::Layout, provider::Kind, report::Targets};
-use crate::pin::{self, Cores};
+use crate::{
+    missed,
+    pin::{self, Cores},
+};
 
 /// What is asked for on the command line.
 #[derive(Args)]
@@ -93,20 +96,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     let figures = runtime.block_on(phases::run(options, cores))?;
-    let missed = options.targets.missed(&figures);
     match options.json {
         true => println!("{}", serde_json::to_string_pretty(&figures)?),
         false => println!("{}", figures.table(options)),
     }
-    for target in &missed {
-        eprintln!("missed: {target}");
-    }
-    ensure!(
-        !options.check || missed.is_empty(),
-        "{} targets were missed",
-        missed.len()
-    );
-    Ok(())
+    missed::tell(&options.targets.missed(&figures), options.check)
 }
 
 impl Options {
@@ -130,19 +124,6 @@ impl Options {
             services: self.services * (self.growth - 1),
             ..self.used()
         }
-    }
-
-    fn program(&self) -> anyhow::Result<PathBuf> {
-        let program = match &self.controller {
-            Some(path) => path.clone(),
-            None => std::env::current_exe()?.with_file_name("weir-controller"),
-        };
-        ensure!(
-            program.is_file(),
-            "{} is not there: cargo build --release -p weir-controller, or --controller PATH",
-            program.display()
-        );
-        Ok(program)
     }
 }
 

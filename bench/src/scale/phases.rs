@@ -23,7 +23,7 @@ use super::{
     sidecar::{Counts, Fleet, Sidecar},
     wire,
 };
-use crate::pin::Cores;
+use crate::{pin::Cores, program};
 
 /// How long all sidecars may take to be served.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -132,7 +132,7 @@ fn start(
     directory: &Path,
     provider: &Provider,
 ) -> anyhow::Result<Controller> {
-    let program = options.program()?;
+    let program = program::of_weir(options.controller.as_deref(), "weir-controller")?;
     Controller::start(Start {
         program: &program,
         arguments: provider.arguments(),
