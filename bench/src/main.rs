@@ -3,12 +3,14 @@
 //! - [`compare`]: a pair of sidecars beside no sidecars and beside pairs of other makes, in pods;
 //! - [`instructions`]: what one request takes, under valgrind;
 //! - [`ondemand`]: what a sidecar pays for the size of the mesh;
-//! - [`scale`]: thousands of sidecars on one controller.
+//! - [`scale`]: thousands of sidecars on one controller;
+//! - [`generator`]: the load of the comparison by itself.
 
 mod answers;
 mod application;
 mod bootstrap;
 mod compare;
+mod generator;
 mod instructions;
 mod load;
 mod missed;
@@ -40,6 +42,10 @@ enum Subcommands {
     Demand(ondemand::Options),
     /// Put thousands of simulated sidecars on one weir-controller, and change endpoints under them.
     Scale(scale::Options),
+    /// Put the load of one scenario of the comparison on a server, to hold the load generator against another one.
+    Load(generator::Load),
+    /// Serve what that load asks for.
+    Serve(generator::Serve),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -52,5 +58,7 @@ fn main() -> anyhow::Result<()> {
         Subcommands::Instructions(options) => instructions::run(&options),
         Subcommands::Demand(options) => ondemand::run(&options),
         Subcommands::Scale(options) => scale::run(&options),
+        Subcommands::Load(options) => generator::load(&options),
+        Subcommands::Serve(options) => generator::serve(&options),
     }
 }

@@ -108,6 +108,14 @@ impl Process {
         memory(self.id(), "VmHWM:")
     }
 
+    /// How much it has said, in bytes.
+    ///
+    /// # Errors
+    /// When its log is gone.
+    pub(crate) fn written(&self) -> anyhow::Result<u64> {
+        Ok(fs::metadata(&self.log)?.len())
+    }
+
     /// What it said last, at most [`TOLD`] bytes.
     pub(crate) fn said(&self) -> String {
         last(&self.log).unwrap_or_else(|error| format!("({} cannot be read: {error})", self.log.display()))

@@ -8,6 +8,13 @@ use crate::{
     peers::HOST,
 };
 
+/// Lines on stdout, for the section of what holds for all.
+const LOG: &str = "    log stdout format raw local0\n";
+/// As much of the access log of the others as it has.
+const LOGGED: &str = r#"    log global
+    log-format '{"start_time":"%tr","method":"%HM","path":"%HP","protocol":"%HV","response_code":%ST,"response_flags":"%ts","time_to_first_byte":%Tr,"upstream_cluster":"%b","bytes_received":%U,"bytes_sent":%B,"duration":%Ta,"client":"%ci","upstream_host":"%si:%sp"}'
+"#;
+
 /// The command that runs one side in the foreground.
 ///
 /// # Errors
@@ -54,19 +61,20 @@ fn configuration(place: &Place<'_>, between: Between, files: &str) -> String {
     } else {
         "    default_backend next\n".to_owned()
     };
+    let (log, logged) = if place.access_log { (LOG, LOGGED) } else { ("", "") };
     let (port, next) = (place.port(), place.next());
     format!(
         "global
     nbthread 1
     maxconn 8000
     tune.ssl.default-dh-param 2048
-defaults
+{log}defaults
     mode {mode}
     timeout connect 5s
     timeout client 1h
     timeout server 1h
     http-reuse always
-frontend all
+{logged}frontend all
     bind 0.0.0.0:{port}{bind}
 {rules}{routing}backend next
     server next {next}{server}

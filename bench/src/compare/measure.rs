@@ -85,7 +85,7 @@ pub(crate) fn run(
     stage: &mut Stage,
     times: Times,
 ) -> anyhow::Result<Measured> {
-    let running = way.start(stage, scenario.protocol)?;
+    let running = way.start(stage, scenario.protocol, scenario.access_log)?;
     let foreign = Foreign::begin(running.cpu()?)?;
     let mut measured = match scenario.load {
         Load::Start => start(&running),
@@ -93,6 +93,9 @@ pub(crate) fn run(
         _ => load(&running, scenario, times.each)?,
     };
     measured.foreign_percent = foreign.end(running.cpu()?)?;
+    if scenario.access_log {
+        running.check_logs()?;
+    }
     Ok(measured)
 }
 
@@ -116,7 +119,7 @@ fn load(running: &Running, scenario: &Scenario, time: Duration) -> anyhow::Resul
         time,
         mark: &mark,
     };
-    let outcome = running.as_client(|| load::run(running.target, scenario.protocol, scenario.load, &plan))?;
+    let outcome = running.as_client(|| load::run(running.target, scenario, &plan))?;
     let marks = marks.lock().map(|marks| marks.clone()).unwrap_or_default();
     let [before, after] = marks[..] else {
         bail!("the CPU time of the sidecars could not be read");
@@ -186,7 +189,7 @@ fn most_under_load(running: &Running, scenario: &Scenario, time: Duration) -> an
                 time,
                 mark: &|| {},
             };
-            running.as_client(|| load::run(running.target, scenario.protocol, scenario.load, &plan))
+            running.as_client(|| load::run(running.target, scenario, &plan))
         });
         let mut most = None;
         while !busy.is_finished() {

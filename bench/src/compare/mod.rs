@@ -23,10 +23,14 @@ use anyhow::{Context as _, ensure};
 use clap::Args;
 use weir_testbed::{Pods, Sandbox};
 
+pub(crate) use self::{
+    load::{Plan, run as put},
+    scenarios::{Scenario, chosen},
+};
 use self::{
     measure::Times,
     report::{Machine, Outcomes, Report},
-    scenarios::{Load, Scenario},
+    scenarios::Load,
     ways::{Stage, Way},
 };
 use crate::{
@@ -50,7 +54,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "PATH")]
     controller: Option<PathBuf>,
     /// One more pair: its name and a shell command for each side. They are told by environment variables
-    /// (WEIR_BENCH_PROTOCOL, _LISTEN, _NEXT, _CERTIFICATE, _KEY, _ROOT, _CLIENT, _SERVER) what to do.
+    /// (WEIR_BENCH_PROTOCOL, _LISTEN, _NEXT, _CERTIFICATE, _KEY, _ROOT, _CLIENT, _SERVER, _ACCESS_LOG) what to do.
     #[arg(long, num_args = 3, value_names = ["NAME", "OUTBOUND", "INBOUND"])]
     pair: Vec<String>,
     /// Only these ways: direct, weir, weir-h2, envoy, envoy-h1, haproxy, haproxy-h1, or the name of a --pair.
@@ -94,7 +98,7 @@ pub(crate) struct Options {
 /// missed.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let sandbox = Sandbox::enter().context("the comparison needs a network of its own")?;
-    let scenarios = scenarios::chosen(&options.only)?;
+    let scenarios = chosen(&options.only)?;
     let ways = choice::ways(options, sandbox)?;
     let cores = Cores::choose();
     pin::this_thread(cores.load);

@@ -78,12 +78,14 @@ pub(crate) struct Scenario {
     pub(crate) about: &'static str,
     pub(crate) protocol: Protocol,
     pub(crate) load: Load,
+    /// Whether the sidecars write a line for each request.
+    pub(crate) access_log: bool,
 }
 
 impl Scenario {
     /// Whether there is something to measure where there are no sidecars.
     pub(crate) fn means_something_without_sidecars(&self) -> bool {
-        !matches!(self.load, Load::Start | Load::Memory { .. } | Load::Mesh { .. })
+        !self.access_log && !matches!(self.load, Load::Start | Load::Memory { .. } | Load::Mesh { .. })
     }
 }
 
@@ -93,6 +95,7 @@ const fn scenario(name: &'static str, protocol: Protocol, load: Load, about: &'s
         about,
         protocol,
         load,
+        access_log: false,
     }
 }
 
@@ -105,7 +108,7 @@ const fn closed(connections: usize, body: usize) -> Load {
 }
 
 /// Everything, in the order of the table.
-pub(crate) const SCENARIOS: [Scenario; 21] = {
+pub(crate) const SCENARIOS: [Scenario; 22] = {
     use Protocol::{Grpc, Http1, Tcp, TcpPlain};
     [
         scenario("http1-1", Http1, closed(1, 0), "HTTP/1.1, 1 KiB, 1 connection"),
@@ -115,6 +118,15 @@ pub(crate) const SCENARIOS: [Scenario; 21] = {
             closed(64, 0),
             "HTTP/1.1, 1 KiB, 64 connections, highest rate",
         ),
+        Scenario {
+            access_log: true,
+            ..scenario(
+                "http1-log",
+                Http1,
+                closed(64, 0),
+                "HTTP/1.1, 1 KiB, 64 connections, highest rate, with an access log in JSON on both sides",
+            )
+        },
         scenario(
             "http1-1000",
             Http1,

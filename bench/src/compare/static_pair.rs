@@ -3,13 +3,36 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{pods::Side, scenarios::Protocol, ways::Place};
 use crate::bootstrap::{self, Between};
 
 const ORIGINAL_DST: &str =
     "type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst";
+const STDOUT: &str = "type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog";
+/// The fields of the access log, which are OSM's.
+const LOGGED: [(&str, &str); 19] = [
+    ("start_time", "%START_TIME%"),
+    ("method", "%REQ(:METHOD)%"),
+    ("path", "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%"),
+    ("protocol", "%PROTOCOL%"),
+    ("response_code", "%RESPONSE_CODE%"),
+    ("response_code_details", "%RESPONSE_CODE_DETAILS%"),
+    ("time_to_first_byte", "%RESPONSE_DURATION%"),
+    ("upstream_cluster", "%UPSTREAM_CLUSTER%"),
+    ("response_flags", "%RESPONSE_FLAGS%"),
+    ("bytes_received", "%BYTES_RECEIVED%"),
+    ("bytes_sent", "%BYTES_SENT%"),
+    ("duration", "%DURATION%"),
+    ("upstream_service_time", "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%"),
+    ("x_forwarded_for", "%REQ(X-FORWARDED-FOR)%"),
+    ("user_agent", "%REQ(USER-AGENT)%"),
+    ("request_id", "%REQ(X-REQUEST-ID)%"),
+    ("requested_server_name", "%REQUESTED_SERVER_NAME%"),
+    ("authority", "%REQ(:AUTHORITY)%"),
+    ("upstream_host", "%UPSTREAM_HOST%"),
+];
 
 /// The bootstrap of a sidecar.
 pub(crate) fn bootstrap(place: &Place<'_>, between: Between) -> Value {
@@ -41,7 +64,7 @@ pub(crate) fn bootstrap(place: &Place<'_>, between: Between) -> Value {
 
 fn outbound(place: &Place<'_>, between: Between) -> (Value, Value) {
     let filter = match place.protocol.is_http() {
-        true => bootstrap::http("AUTO", "server", None),
+        true => http(place, "AUTO", "server", None),
         false => bootstrap::tcp("server"),
     };
     let tls = (place.protocol != Protocol::TcpPlain).then(bootstrap::upstream_tls);
@@ -69,7 +92,7 @@ fn inbound(place: &Place<'_>, between: Between) -> (Value, Value) {
         filters.push(bootstrap::network_rbac());
     }
     filters.push(match place.protocol.is_http() {
-        true => bootstrap::http(codec, "local", Some(bootstrap::rules())),
+        true => http(place, codec, "local", Some(bootstrap::rules())),
         false => bootstrap::tcp("local"),
     });
     let tls = (place.protocol != Protocol::TcpPlain).then(bootstrap::downstream_tls);
@@ -78,6 +101,21 @@ fn inbound(place: &Place<'_>, between: Between) -> (Value, Value) {
         redirected("inbound", "INBOUND", place.port(), tls.as_ref(), filters),
         bootstrap::cluster("local", place.next(), None, version),
     )
+}
+
+fn http(place: &Place<'_>, codec: &str, cluster: &str, rbac: Option<Value>) -> Value {
+    let mut filter = bootstrap::http(codec, cluster, rbac);
+    if place.access_log {
+        let fields: Map<_, _> = LOGGED
+            .into_iter()
+            .map(|(name, field)| (name.to_owned(), field.into()))
+            .collect();
+        filter["typed_config"]["access_log"] = json!([{
+            "name": "envoy.access_loggers.stdout",
+            "typed_config": {"@type": STDOUT, "log_format": {"json_format": fields}},
+        }]);
+    }
+    filter
 }
 
 /// A listener that is told by the kernel where its connections were meant to go.

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 use weir_testbed::{Pods, Sandbox};
@@ -93,9 +93,14 @@ impl Way {
     ///
     /// # Errors
     /// When a sidecar does not start or no request gets through; with what the sidecars said.
-    pub(crate) fn start(&self, stage: &mut Stage, protocol: Protocol) -> anyhow::Result<Running> {
+    pub(crate) fn start(
+        &self,
+        stage: &mut Stage,
+        protocol: Protocol,
+        access_log: bool,
+    ) -> anyhow::Result<Running> {
         let identities = Identities::new()?;
-        let mut running = self.launch(stage, protocol, &identities)?;
+        let mut running = self.launch(stage, protocol, access_log, &identities)?;
         let begin = Instant::now();
         loop {
             let error = match running.try_once(protocol) {
@@ -124,11 +129,11 @@ impl Way {
             return Ok(());
         }
         drop(
-            self.start(stage, protocol)
+            self.start(stage, protocol, false)
                 .context("with the identity that is let in")?,
         );
         let identities = Identities::new()?.as_stranger();
-        let mut running = self.launch(stage, protocol, &identities)?;
+        let mut running = self.launch(stage, protocol, false, &identities)?;
         // As long as the way took to open for the client that is allowed would do; a refusal looks like a sidecar
         // that is not up, so it has to be seen for a while.
         let begin = Instant::now();
@@ -151,6 +156,7 @@ impl Way {
         &self,
         stage: &mut Stage,
         protocol: Protocol,
+        access_log: bool,
         identities: &Identities,
     ) -> anyhow::Result<Running> {
         let cores = stage.cores;
@@ -166,6 +172,7 @@ impl Way {
                 let place = Place {
                     side,
                     protocol,
+                    access_log,
                     target,
                     identities,
                     directory: own.path(),
@@ -195,6 +202,8 @@ impl Way {
 pub(crate) struct Place<'a> {
     pub(crate) side: Side,
     pub(crate) protocol: Protocol,
+    /// Whether to write a line in JSON for each request, on stdout.
+    pub(crate) access_log: bool,
     /// The server, as the client's sidecar dials it.
     pub(crate) target: SocketAddr,
     pub(crate) identities: &'a Identities,
@@ -299,6 +308,9 @@ fn by_shell(line: &str, place: &Place<'_>) -> anyhow::Result<Command> {
         .env("WEIR_BENCH_CLIENT", CLIENT)
         .env("WEIR_BENCH_SERVER", SERVER)
         .process_group(0);
+    if place.access_log {
+        command.env("WEIR_BENCH_ACCESS_LOG", "1");
+    }
     Ok(command)
 }
 
@@ -333,6 +345,17 @@ impl Running {
             .map(Process::rss)
             .sum::<anyhow::Result<_>>()?;
         Ok(total.checked_div(self.sidecars.len() as u64))
+    }
+
+    /// Makes sure that each sidecar has written something: its access log goes to its stdout.
+    ///
+    /// # Errors
+    /// When one has not.
+    pub(crate) fn check_logs(&self) -> anyhow::Result<()> {
+        for sidecar in &self.sidecars {
+            ensure!(sidecar.written()? > 0, "a sidecar wrote no access log");
+        }
+        Ok(())
     }
 
     fn try_once(&self, protocol: Protocol) -> anyhow::Result<()> {

@@ -16,7 +16,7 @@ use anyhow::Context as _;
 use hdrhistogram::Histogram;
 use tokio::{net::TcpStream, runtime::Builder};
 
-use super::scenarios::{Load, Protocol};
+use super::scenarios::{Load, Protocol, Scenario};
 
 /// Largest latency told apart: one minute.
 const LONGEST: u64 = 60_000_000_000;
@@ -45,21 +45,16 @@ pub(crate) struct Plan<'a> {
     pub(crate) mark: &'a (dyn Fn() + Sync),
 }
 
-/// Puts `load` on `target`.
+/// Puts the load of a scenario on `target`.
 ///
 /// # Errors
 /// When a connection breaks or an answer is not what it should be.
-pub(crate) fn run(
-    target: SocketAddr,
-    protocol: Protocol,
-    load: Load,
-    plan: &Plan<'_>,
-) -> anyhow::Result<Outcome> {
-    match load {
+pub(crate) fn run(target: SocketAddr, scenario: &Scenario, plan: &Plan<'_>) -> anyhow::Result<Outcome> {
+    match scenario.load {
         Load::Closed { connections, body } => http1::closed(target, connections, body, plan),
         Load::Memory { connections } => http1::closed(target, connections, 0, plan),
         Load::Open { connections, rate } => open::run(target, connections, rate, plan),
-        Load::New { lanes } if protocol.is_http() => http1::new_connections(target, lanes, plan),
+        Load::New { lanes } if scenario.protocol.is_http() => http1::new_connections(target, lanes, plan),
         Load::New { lanes } => tcp::new_connections(target, lanes, plan),
         Load::Calls { connections, each } => grpc::calls(target, connections, each, plan),
         Load::Messages { connections, each } => grpc::messages(target, connections, each, plan),
