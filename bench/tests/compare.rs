@@ -104,6 +104,77 @@ fn a_pair_is_measured_beside_none() {
     assert!(!plots.join("cpu.svg").exists() && !plots.join("memory.svg").exists());
 }
 
+/// A pair of weir-proxy, of which only the addresses are told; the shell stays, so the proxy is its child.
+const RELAY: &str = r#"
+[ "$WEIR_BENCH_PROTOCOL" = tcp-plain ] && [ -z "$WEIR_BENCH_ACCESS_LOG" ] || exit 1
+for file in "$WEIR_BENCH_CERTIFICATE" "$WEIR_BENCH_KEY" "$WEIR_BENCH_ROOT"; do grep -q BEGIN "$file" || exit 1; done
+at() { echo "address: { socket_address: { address: $1, port_value: $2 } }"; }
+printf '%s\n' "static_resources:
+  listeners:
+  - name: all
+    $(at 0.0.0.0 "$WEIR_BENCH_LISTEN")
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.tcp_proxy
+        typed_config:
+          '@type': type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
+          stat_prefix: next
+          cluster: next
+  clusters:
+  - name: next
+    type: STATIC
+    load_assignment:
+      cluster_name: next
+      endpoints: [{ lb_endpoints: [{ endpoint: { $(at "${WEIR_BENCH_NEXT%:*}" "${WEIR_BENCH_NEXT##*:}") } }] }]
+" > "$WEIR_BENCH_ROOT.yaml"
+"$WEIR" -c "$WEIR_BENCH_ROOT.yaml" --concurrency 1 --stats-address off --health-address off
+exit 1"#;
+/// A sidecar that says much, and ends.
+const TALKER: &str =
+    "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done; echo that is all; exit 1";
+
+#[test]
+fn pairs_of_commands_are_measured_and_a_broken_one_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let json = directory.path().join("figures.json");
+    let output = Command::new(BENCH)
+        .args("compare --quick --only tcp-echo-plain --ways direct".split(' '))
+        .args([
+            "--pair", "relay", RELAY, RELAY, "--pair", "talker", TALKER, TALKER,
+        ])
+        .arg("--json")
+        .arg(&json)
+        .env("WEIR", Path::new(BENCH).with_file_name("weir-proxy"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    if skipped(&output) || said.contains("left out: relay, which takes a second user id") {
+        return;
+    }
+    assert!(
+        !output.status.success() && said.contains("1 measurements failed"),
+        "{said}"
+    );
+    let report: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let relay = &report["summaries"]["tcp-echo-plain"]["relay"];
+    for metric in ["rate", "busy_percent"] {
+        assert!(relay[metric]["median"].as_f64() > Some(0.1), "{report:#}");
+    }
+    let failures = report["failures"].as_array().unwrap();
+    let error = failures[0]["error"].as_str().unwrap();
+    assert_eq!((failures.len(), &failures[0]["way"]), (1, &"talker".into()));
+    assert!(
+        error.contains("that is all") && error.len() < 10_000,
+        "{} bytes",
+        error.len()
+    );
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        table.contains("not measured: talker failed in tcp-echo-plain"),
+        "{table}"
+    );
+}
+
 #[test]
 fn a_target_that_was_not_measured_is_missed() {
     let output = Command::new(BENCH)

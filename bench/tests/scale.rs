@@ -41,6 +41,13 @@ fn two_hundred_sidecars_are_served_and_served_again() {
     // A sidecar that comes back leaves one untold, to see the answer; also when the controller is another one.
     assert_eq!(resources(&figures, "storm"), Some(200));
     assert_eq!(resources(&figures, "restart"), Some(200));
+    // It was the controller that went, not only connections to it.
+    assert_eq!(figures["storm"]["failures"], 0);
+    assert!(
+        figures["restart"]["failures"].as_u64() >= Some(200),
+        "{figures:#}"
+    );
+    assert_eq!(figures["provider"], "files");
     assert_eq!(figures["churn"]["changes"], 40);
     // Each service has twenty users.
     assert_eq!(resources(&figures, "churn"), Some(40 * 20));
@@ -58,7 +65,9 @@ fn sidecars_of_a_cluster_are_served_what_its_api_server_has() {
     let targets = "--target-p99 15000 --target-storm 60 --target-sidecar 1000";
     let figures = figures(&format!("{mesh} {targets}"));
     assert_eq!(resources(&figures, "arrival"), Some(40 * (6 + 10 * 4)));
+    assert_eq!(figures["provider"], "cluster");
     assert_eq!(resources(&figures, "restart"), Some(40));
+    assert!(figures["restart"]["failures"].as_u64() >= Some(40), "{figures:#}");
     assert_eq!(figures["churn"]["changes"], 20);
     // Each service has twenty users.
     assert_eq!(resources(&figures, "churn"), Some(20 * 20));

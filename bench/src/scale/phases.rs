@@ -115,6 +115,7 @@ pub(super) async fn run(options: &Options, cores: Cores) -> anyhow::Result<Figur
         _ => Some(run.grow().await?),
     };
     Ok(Figures {
+        provider: run.provider.kind(),
         loaded_s: loaded.as_secs_f64(),
         memory,
         arrival,

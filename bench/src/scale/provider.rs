@@ -6,11 +6,13 @@ use std::{
 };
 
 use clap::ValueEnum;
+use serde::Serialize;
 
 use super::{cluster::Cluster, files::Files, identities::Identities, layout::Layout};
 
 /// Which one is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum Kind {
     /// A directory of manifests.
     Files,
@@ -37,6 +39,14 @@ impl Provider {
             },
             Kind::Cluster => Self::Cluster(Box::new(Cluster::start(directory).await?)),
         })
+    }
+
+    /// Which one it is.
+    pub(super) fn kind(&self) -> Kind {
+        match self {
+            Self::Files { .. } => Kind::Files,
+            Self::Cluster(_) => Kind::Cluster,
+        }
     }
 
     /// What tells a controller of it.

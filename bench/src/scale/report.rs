@@ -6,7 +6,7 @@ use clap::Args;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::{Options, board::Times, controller::Usage, phases::Seen};
+use super::{Options, board::Times, controller::Usage, phases::Seen, provider::Kind};
 
 /// What is to be reached.
 #[derive(Args)]
@@ -31,6 +31,8 @@ pub(super) struct Targets {
 /// Everything measured.
 #[derive(Serialize)]
 pub(super) struct Figures {
+    /// Where the controller found the mesh.
+    pub(super) provider: Kind,
     /// Seconds from the controller's start until it serves.
     pub(super) loaded_s: f64,
     pub(super) memory: Memory,
