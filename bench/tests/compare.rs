@@ -89,11 +89,13 @@ fn a_pair_is_measured_beside_none() {
         assert_eq!(figures(scenario, "direct", "busy_percent"), None);
     }
     assert!(figures("start", "weir", "start_ms") > Some(0.0), "{report:#}");
-    let open = figures("http1-rate", "weir", "rate").unwrap();
-    assert!(
-        open > 100.0 && open < 1600.0,
-        "{open} requests a second were sent, not 1,500"
-    );
+    for way in ["direct", "weir"] {
+        let open = figures("http1-rate", way, "rate").unwrap();
+        assert!(
+            open > 100.0 && open < 1600.0,
+            "{way}: {open} requests a second were sent, not 1,500"
+        );
+    }
     let table = String::from_utf8_lossy(&output.stdout);
     assert!(table.contains("http1-1m: "), "{table}");
     for plot in ["throughput.svg", "latency.svg"] {

@@ -102,3 +102,35 @@ fn one(
     }
     Ok(latency)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_stall_counts_for_every_request_that_was_due() {
+        const STALL: Duration = Duration::from_millis(200);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        let serving = thread::spawn(move || {
+            let answer = format!("HTTP/1.1 200 OK\r\n\r\n{}", "w".repeat(BODY));
+            let mut request = vec![0; load::request(HOST).len()];
+            let mut stall = STALL;
+            while server.read_exact(&mut request).is_ok() {
+                thread::sleep(std::mem::take(&mut stall));
+                server.write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        let interval = Duration::from_millis(10);
+        let latency = send(std::slice::from_mut(&mut client), interval, STALL).unwrap();
+        drop(client);
+        serving.join().unwrap();
+        // Twenty were due within the stall, each 10 ms later than the one before.
+        assert_eq!(latency.len(), 20);
+        let late = latency.count_between(50_000_000, super::super::LONGEST);
+        assert!(late >= 14, "{late} requests were late");
+    }
+}
