@@ -13,6 +13,7 @@ use crate::{
     assemble::{Assembly, Terminal},
     chain::{self, Facts},
     context::Context,
+    drain::Stage,
     http::{Session, serve},
     model::{Direction, Inspect},
     net::{self, Io, Replay},
@@ -20,7 +21,7 @@ use crate::{
     reason::Reason,
     tcp::Opaque,
     telemetry::Protocol,
-    tls::{PeerIdentity, ServerSide},
+    tls::{Accepted, ServerSide},
 };
 
 /// How long a TLS handshake with a client may take.
@@ -62,9 +63,16 @@ pub async fn handle(
         return Err(Reason::RateLimited);
     }
 
-    let (client, peer) = match &chain.tls {
-        None => (Io::Plain(client), None),
-        Some(tls) => terminate(context, tls, client, direction, &facts).await?,
+    let http = matches!(&chain.terminal, Terminal::Http(_));
+    let (client, peer, carries) = match &chain.tls {
+        None => (Io::Plain(client), None, false),
+        Some(tls) => {
+            // A pod that ends takes one more request over each connection, so none is to be shared.
+            let carrying = http && context.drain.stage() == Stage::Running;
+            let accepted = terminate(context, tls, client, carrying, direction, &facts).await?;
+            let io = Io::Terminated(Box::new(accepted.stream));
+            (io, accepted.peer, accepted.carries)
+        }
     };
 
     let admitted = admit(&chain.model, &facts, peer.as_deref());
@@ -73,7 +81,7 @@ pub async fn handle(
     if let Some(denied) = &refused {
         tracing::info!(%source, %destination, reason = %denied.reason, "{}", denied.text);
         // A request can be told why it is refused, bytes cannot.
-        if !matches!(&chain.terminal, Terminal::Http(_)) {
+        if !http {
             net::reset(client.socket());
             return Err(denied.reason);
         }
@@ -113,7 +121,8 @@ pub async fn handle(
                 peer,
                 resolved.clone(),
                 refused.map_or(Ok(chain.clone()), Err),
-            );
+            )
+            .carrying(carries);
             if let Err(error) = serve(client, Arc::new(session), codec).await {
                 tracing::debug!(%source, %destination, %error, "an HTTP connection ended");
             }
@@ -127,14 +136,15 @@ async fn terminate(
     context: &Context,
     tls: &ServerSide,
     client: Replay,
+    carrying: bool,
     direction: Direction,
     facts: &Facts,
-) -> Result<(Io, Option<Arc<PeerIdentity>>), Reason> {
+) -> Result<Accepted<Replay>, Reason> {
     let handshakes = &context.telemetry.handshakes;
-    match tls.accept(client, HANDSHAKE).await {
+    match tls.accept(client, HANDSHAKE, carrying).await {
         Ok(accepted) => {
             handshakes.done(direction, Ok(()));
-            Ok((Io::Terminated(Box::new(accepted.stream)), accepted.peer))
+            Ok(accepted)
         }
         Err(error) => {
             handshakes.done(direction, Err(error.failure()));

@@ -133,7 +133,7 @@ impl Opaque<'_> {
         let connected = connector.connect(endpoint, Purpose::Opaque).await;
         upstream.record(endpoint, connected.is_err());
         match connected {
-            Ok(io) => Ok((io, in_flight)),
+            Ok(opened) => Ok((opened.io, in_flight)),
             Err(error) => {
                 tracing::info!(cluster = upstream.name(), %error, "no connection to the endpoint");
                 Err(error.reason())

@@ -16,6 +16,7 @@ use super::{
     Body, Session,
     access::Entry,
     again::{Harmless, Tries},
+    carried,
     flow::{Flow, Idle, Way},
     headers,
     repeat::Repeatable,
@@ -96,6 +97,8 @@ impl TryError {
 struct Sending<'a> {
     policy: Option<&'a Retry>,
     http2: bool,
+    /// It is HTTP/1 and may be carried over HTTP/2.
+    carriable: bool,
     idempotent: bool,
 }
 
@@ -166,11 +169,13 @@ impl Exchange<'_> {
         endpoint: Arc<Endpoint>,
         observers: &mut Observers,
     ) -> Result<Response<Body>, Refusal> {
+        let http1 = request.version() == Version::HTTP_11;
         let http2 = self.prepare(&mut request, &endpoint);
         let policy = self.destination.retry.as_ref().filter(|_| !self.upgrading);
         let way = Sending {
             policy,
             http2,
+            carriable: http1 && !http2 && !self.upgrading && carried::can_carry(&request),
             idempotent: !self.upgrading && is_idempotent(&request),
         };
         let outbound = self.session.direction == Direction::Outbound;
@@ -310,6 +315,8 @@ impl Exchange<'_> {
             let in_flight = endpoint.clone().begin().map_err(SendError::from)?;
             if way.http2 {
                 in_flight.send_http2(connector, request).await
+            } else if way.carriable && !fresh && in_flight.is_crowded() {
+                in_flight.send_carried(connector, request).await
             } else {
                 in_flight.send_http1(connector, request, fresh).await
             }

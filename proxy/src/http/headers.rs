@@ -8,7 +8,7 @@ use http::{
 
 use hyper::body::Body as _;
 
-use super::Body;
+use super::{Body, carried};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -38,6 +38,7 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     headers.remove(KEEP_ALIVE);
     headers.remove(PROXY_CONNECTION);
     headers.remove(CLIENT_CERTIFICATE);
+    carried::strip(headers);
 }
 
 fn is_hop_by_hop(name: &HeaderName) -> bool {
@@ -46,7 +47,7 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
         || *name == UPGRADE
         || matches!(
             name.as_str(),
-            "keep-alive" | "proxy-connection" | "x-forwarded-client-cert"
+            "keep-alive" | "proxy-connection" | "x-forwarded-client-cert" | "x-weir-http1"
         )
 }
 

@@ -3,6 +3,7 @@
 mod access;
 mod again;
 mod body;
+pub(crate) mod carried;
 mod exchange;
 mod flow;
 mod forward;

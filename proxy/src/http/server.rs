@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use super::{
     Body,
     access::Entry,
+    carried,
     exchange::Observers,
     flow::{Spare, Way},
     forward, limits, rescue,
@@ -54,6 +55,8 @@ pub struct Session {
     pub peer: Option<Arc<PeerIdentity>>,
     /// Which way its traffic goes.
     pub direction: Direction,
+    /// Whether HTTP/2 may carry HTTP/1 requests over it.
+    carries: bool,
     /// Idle timers of requests that are done.
     pub(super) spare: Spare,
     current: ArcSwap<Current>,
@@ -90,6 +93,7 @@ impl Session {
             facts,
             peer,
             direction: resolved.listener.direction,
+            carries: false,
             spare: Spare::default(),
             current: ArcSwap::from_pointee(Current {
                 // Another version may wait behind it: looked at when the first request comes.
@@ -97,6 +101,11 @@ impl Session {
                 chain: chain.map(|chain| Serving { chain, next: None }),
             }),
         }
+    }
+
+    /// The same on a connection over which HTTP/2 may carry HTTP/1 requests, or not.
+    pub fn carrying(self, carries: bool) -> Self {
+        Self { carries, ..self }
     }
 
     /// Whether the client is another pod's sidecar, by its certificate.
@@ -203,7 +212,7 @@ pub async fn serve(io: Metered<Io>, session: Arc<Session>, codec: Codec) -> Resu
         let finishing = drain.finishing(session.direction);
         // Apart, since each request becomes a task of its own, and its future would be moved several times.
         let service = service_fn(move |request| Box::pin(respond(serving.clone(), request)));
-        let connection = pin!(http2_builder().serve_connection(io, service));
+        let connection = pin!(http2_builder(session.carries).serve_connection(io, service));
         finish(connection, finishing, session.withdrawn(), |connection| {
             connection.graceful_shutdown()
         })
@@ -297,11 +306,20 @@ fn http1_builder(header_timeout: Option<Duration>) -> http1::Builder {
     builder
 }
 
-fn http2_builder() -> http2::Builder<TokioExecutor> {
+/// A connection that `carries` HTTP/1 requests brings those of many clients: what some do must not harm the others.
+fn http2_builder(carries: bool) -> http2::Builder<TokioExecutor> {
+    let window = if carries {
+        limits::SHARED_WINDOW
+    } else {
+        limits::CONNECTION_WINDOW
+    };
     let mut builder = http2::Builder::new(TokioExecutor::new());
+    if carries {
+        builder.max_pending_accept_reset_streams(limits::CONCURRENT_STREAMS as usize);
+    }
     builder
         .initial_stream_window_size(limits::STREAM_WINDOW)
-        .initial_connection_window_size(limits::CONNECTION_WINDOW)
+        .initial_connection_window_size(window)
         .max_concurrent_streams(limits::CONCURRENT_STREAMS)
         .max_header_list_size(limits::HEADER_LIST_BYTES)
         .auto_date_header(false);
@@ -329,7 +347,11 @@ async fn respond(session: Arc<Session>, request: Request<Incoming>) -> Result<Re
     let grpc = rescue::is_grpc(request.headers());
     let http2 = request.version() == Version::HTTP_2;
     let telemetry = &session.context.telemetry;
-    let request = request.map(Body::incoming);
+    let mut request = request.map(Body::incoming);
+    if http2 && session.carries {
+        carried::unload(&mut request);
+    }
+    let carried = http2 && request.version() == Version::HTTP_11;
     let mut observers = Observers {
         measured: (session.direction == Direction::Outbound).then(Measured::begin),
         ..Observers::default()
@@ -363,6 +385,9 @@ async fn respond(session: Arc<Session>, request: Request<Incoming>) -> Result<Re
             response
         }
     };
+    if carried {
+        carried::seal(&mut response);
+    }
     if let Some(measured) = observers.measured {
         let measured = measured.answered(response.status(), &telemetry.requests);
         response.body_mut().measure(measured);

@@ -22,7 +22,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tracing::warn;
 
 use super::{
-    HandshakeError,
+    CARRYING, HandshakeError,
     material::{Material, Secrets, unusable},
     provider, provider_with,
     verify::{Expected, ServerVerifier},
@@ -127,6 +127,12 @@ impl ClientSide {
     /// The application protocols that the cluster's configuration names, preferred first.
     pub fn alpn(&self) -> &[String] {
         &self.alpn
+    }
+
+    /// Whether agreeing on this protocol means that HTTP/2 may carry HTTP/1 requests.
+    pub fn carries(&self, protocol: &str) -> bool {
+        let plain = protocol.strip_suffix(CARRYING);
+        plain.is_some_and(|plain| self.alpn.iter().any(|name| name == plain))
     }
 
     /// Does the handshake within `limit`. Secrets not yet there are waited for as long before. `alpn` is what is

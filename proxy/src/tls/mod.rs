@@ -45,6 +45,10 @@ use weir_xds::algorithms::{CIPHER_SUITES, CURVES};
 
 use crate::model::{Algorithms, Certificate, TlsVersion, TrustBundle};
 
+/// What an application protocol's name ends with when, in addition to what the plain name means, HTTP/2 may carry
+/// HTTP/1 requests ([`crate::http`]).
+pub const CARRYING: &str = "-h1h2";
+
 /// The cryptography in use: aws-lc-rs with AES-128-GCM first, which is the fastest of the suites and as strong
 /// as the rest of the handshake.
 pub fn provider() -> Arc<CryptoProvider> {

@@ -12,7 +12,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::warn;
 
 use super::{
-    HandshakeError, PeerIdentity,
+    CARRYING, HandshakeError, PeerIdentity,
     material::{Material, Secrets, unusable},
     provider_with,
     verify::{ClientVerifier, Expected},
@@ -31,6 +31,8 @@ pub struct Accepted<IO> {
     pub peer: Option<Arc<PeerIdentity>>,
     /// The application protocol agreed on.
     pub alpn: Option<String>,
+    /// Whether HTTP/2 may carry HTTP/1 requests: both sides are sidecars that know how, and have proved who they are.
+    pub carries: bool,
     /// The server name that the client asked for.
     pub sni: Option<String>,
 }
@@ -49,7 +51,14 @@ pub struct ServerSide {
 
 struct Built {
     secrets: Secrets,
-    config: Arc<ServerConfig>,
+    configs: Configs,
+}
+
+#[derive(Clone)]
+struct Configs {
+    plain: Arc<ServerConfig>,
+    /// With each protocol `x` as `x-h1h2` too.
+    carrying: Arc<ServerConfig>,
 }
 
 impl ServerSide {
@@ -72,48 +81,56 @@ impl ServerSide {
         }
     }
 
-    /// Does the handshake within `limit`. Secrets not yet there are waited for as long before.
+    /// Does the handshake within `limit`. Secrets not yet there are waited for as long before. With `carrying`, a
+    /// client that must show a certificate may agree on HTTP/2 that carries HTTP/1 requests.
     ///
     /// # Errors
     /// When the client is refused or refuses, and when it takes too long.
-    pub async fn accept<IO>(&self, io: IO, limit: Duration) -> Result<Accepted<IO>, HandshakeError>
+    pub async fn accept<IO>(
+        &self,
+        io: IO,
+        limit: Duration,
+        carrying: bool,
+    ) -> Result<Accepted<IO>, HandshakeError>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let config = self.config(self.material.secrets(limit).await?)?;
+        let carrying = carrying && self.require_certificate;
+        let configs = self.configs(self.material.secrets(limit).await?)?;
+        let config = if carrying { configs.carrying } else { configs.plain };
         let handshake = async {
             let stream = TlsAcceptor::from(config).accept(io).await?;
-            accepted(stream)
+            accepted(stream, carrying)
         };
         timeout(limit, handshake)
             .await
             .unwrap_or(Err(HandshakeError::Timeout(limit)))
     }
 
-    /// The configuration for these secrets. When they are of no use the last good one stays.
-    fn config(&self, secrets: Secrets) -> Result<Arc<ServerConfig>, HandshakeError> {
+    /// The configurations for these secrets. When they are of no use the last good ones stay.
+    fn configs(&self, secrets: Secrets) -> Result<Configs, HandshakeError> {
         let mut built = self.built.lock();
         if let Some(built) = &*built
             && built.secrets.same(&secrets)
         {
-            return Ok(built.config.clone());
+            return Ok(built.configs.clone());
         }
-        let config = match (self.build(&secrets), &*built) {
-            (Ok(config), _) => config,
+        let configs = match (self.build(&secrets), &*built) {
+            (Ok(configs), _) => configs,
             (Err(error), None) => return Err(error),
             (Err(error), Some(last)) => {
                 warn!(%error, "new secrets are not usable; the last good ones stay in use");
-                last.config.clone()
+                last.configs.clone()
             }
         };
         *built = Some(Built {
             secrets,
-            config: config.clone(),
+            configs: configs.clone(),
         });
-        Ok(config)
+        Ok(configs)
     }
 
-    fn build(&self, secrets: &Secrets) -> Result<Arc<ServerConfig>, HandshakeError> {
+    fn build(&self, secrets: &Secrets) -> Result<Configs, HandshakeError> {
         let builder = ServerConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(versions(self.min, self.max))
             .map_err(|error| unusable(error.to_string()))?;
@@ -138,11 +155,17 @@ impl ServerSide {
         config.alpn_protocols.clone_from(&self.alpn);
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(Arc::new(config))
+        let mut carrying = config.clone();
+        let names = self.alpn.iter().map(|name| [name, CARRYING.as_bytes()].concat());
+        carrying.alpn_protocols = names.chain(self.alpn.iter().cloned()).collect();
+        Ok(Configs {
+            plain: Arc::new(config),
+            carrying: Arc::new(carrying),
+        })
     }
 }
 
-fn accepted<IO>(stream: TlsStream<IO>) -> Result<Accepted<IO>, HandshakeError> {
+fn accepted<IO>(stream: TlsStream<IO>, carrying: bool) -> Result<Accepted<IO>, HandshakeError> {
     let (_, connection) = stream.get_ref();
     let leaf = connection.peer_certificates().and_then(<[_]>::first);
     let peer = match leaf.map(PeerIdentity::parse) {
@@ -154,8 +177,10 @@ fn accepted<IO>(stream: TlsStream<IO>) -> Result<Accepted<IO>, HandshakeError> {
         .alpn_protocol()
         .map(|name| String::from_utf8_lossy(name).into_owned());
     let sni = connection.server_name().map(str::to_owned);
+    let agreed = alpn.as_ref().is_some_and(|name| name.ends_with(CARRYING));
     Ok(Accepted {
         stream,
+        carries: carrying && agreed && peer.is_some(),
         peer,
         alpn,
         sni,

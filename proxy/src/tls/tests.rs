@@ -111,7 +111,7 @@ async fn sockets() -> (TcpStream, TcpStream) {
 async fn handshake(server: &ServerSide, client: &ClientSide, pin: Pin<'_>, alpn: &[&str]) -> Outcome {
     let (accepted, connected) = sockets().await;
     let serve = async {
-        let mut accepted = server.accept(accepted, LIMIT).await?;
+        let mut accepted = server.accept(accepted, LIMIT, false).await?;
         let written = accepted.stream.write_all(b"!").await;
         written.map_err(HandshakeError::from)?;
         accepted.stream.flush().await.map_err(HandshakeError::from)?;
@@ -372,11 +372,15 @@ async fn a_missing_secret_is_waited_for_and_then_named() {
     let (store, _interest) = Store::new();
     let side = ServerSide::new(&server_tls(), &store);
     let (io, _peer) = tokio::io::duplex(64);
-    let error = side.accept(io, Duration::from_millis(20)).await.err().unwrap();
+    let error = side
+        .accept(io, Duration::from_millis(20), false)
+        .await
+        .err()
+        .unwrap();
     assert_eq!(error.failure(), Failure::NoCertificate);
     store.publish::<Secret>("workload-cert", State::Absent);
     let (io, _peer) = tokio::io::duplex(64);
-    let error = side.accept(io, LIMIT).await.err().unwrap();
+    let error = side.accept(io, LIMIT, false).await.err().unwrap();
     assert!(error.to_string().contains("workload-cert"), "{error}");
 }
 
@@ -386,7 +390,7 @@ async fn a_silent_client_is_given_up() {
     let (io, _peer) = tokio::io::duplex(64);
     let error = pair
         .server
-        .accept(io, Duration::from_millis(20))
+        .accept(io, Duration::from_millis(20), false)
         .await
         .err()
         .unwrap();
@@ -398,7 +402,7 @@ async fn bytes_that_are_not_tls_are_refused() {
     let pair = Pair::new();
     let (accepted, mut connected) = sockets().await;
     connected.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-    let error = pair.server.accept(accepted, LIMIT).await.err().unwrap();
+    let error = pair.server.accept(accepted, LIMIT, false).await.err().unwrap();
     assert_eq!(error.failure(), Failure::Protocol);
     assert!(Failure::of(&io::Error::other("no")).is_none());
 }

@@ -10,7 +10,7 @@ use crate::{
     net::{DialError, Dialer, Io},
     reason::Reason,
     telemetry::{Connections, Handshakes, Telemetry},
-    tls::{ClientSide, HandshakeError, Pin},
+    tls::{CARRYING, ClientSide, HandshakeError, Pin},
 };
 
 /// What the connection is for; told to the peer by ALPN, so that it need not look at the bytes.
@@ -18,8 +18,18 @@ use crate::{
 pub enum Purpose {
     /// HTTP of any version.
     Http,
+    /// HTTP/1, that HTTP/2 may carry: each protocol `x` of the cluster is offered as `x-h1h2` first.
+    Http1,
     /// Bytes of any kind: each protocol `x` of the cluster is offered as `x-tcp` first.
     Opaque,
+}
+
+/// A connection to an endpoint.
+pub struct Opened {
+    /// The bytes.
+    pub io: Io,
+    /// Whether HTTP/2 may carry HTTP/1 requests over it.
+    pub carries: bool,
 }
 
 /// Why there is no connection.
@@ -74,16 +84,22 @@ impl Connector {
     ///
     /// # Errors
     /// When TCP or TLS fails.
-    pub async fn connect(&self, endpoint: &Endpoint, purpose: Purpose) -> Result<Io, ConnectError> {
+    pub async fn connect(&self, endpoint: &Endpoint, purpose: Purpose) -> Result<Opened, ConnectError> {
         let Some(tls) = endpoint.tls() else {
             return self.open(endpoint, None, &[]).await;
         };
-        let opaque: Vec<String>;
-        let mut alpn: SmallVec<[&str; 4]> = tls.alpn().iter().map(String::as_str).collect();
-        if purpose == Purpose::Opaque {
-            opaque = alpn.iter().map(|name| format!("{name}-tcp")).collect();
-            alpn.insert_many(0, opaque.iter().map(String::as_str));
-        }
+        let names = tls.alpn().iter().map(String::as_str);
+        let suffix = match purpose {
+            Purpose::Http => None,
+            Purpose::Http1 => Some(CARRYING),
+            Purpose::Opaque => Some("-tcp"),
+        };
+        let preferred = suffix.into_iter().flat_map(|suffix| {
+            let names = tls.alpn().iter();
+            names.map(move |name| [name, suffix].concat())
+        });
+        let preferred: SmallVec<[String; 2]> = preferred.collect();
+        let alpn: SmallVec<[&str; 4]> = preferred.iter().map(String::as_str).chain(names).collect();
         self.open(endpoint, Some(tls), &alpn).await
     }
 
@@ -96,13 +112,16 @@ impl Connector {
         endpoint: &Endpoint,
         tls: Option<&ClientSide>,
         alpn: &[&str],
-    ) -> Result<Io, ConnectError> {
+    ) -> Result<Opened, ConnectError> {
         let address = endpoint.address();
         let limit = endpoint.cluster().connect_timeout;
         let stream = self.dialer.dial(address, limit).await?;
         let Some(tls) = tls else {
             self.connections.connected(address, false);
-            return Ok(Io::Opened(stream));
+            return Ok(Opened {
+                io: Io::Opened(stream),
+                carries: false,
+            });
         };
         let pin = endpoint
             .principal()
@@ -113,7 +132,10 @@ impl Connector {
         match connected {
             Ok(originated) => {
                 self.connections.connected(address, true);
-                Ok(Io::Originated(Box::new(originated.stream)))
+                Ok(Opened {
+                    carries: originated.alpn.is_some_and(|name| tls.carries(&name)),
+                    io: Io::Originated(Box::new(originated.stream)),
+                })
             }
             Err(source) => Err(ConnectError::Tls { address, source }),
         }

@@ -23,7 +23,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-pub use connect::{ConnectError, Connector, Purpose};
+pub use connect::{ConnectError, Connector, Opened, Purpose};
 pub use endpoint::{Endpoint, InFlight};
 pub use lull::Lack;
 pub use pool::{Lease, SendError};

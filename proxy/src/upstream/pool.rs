@@ -2,7 +2,8 @@
 //!
 //! HTTP/1 connections are taken and given back last-in first-out, so that the least number stays warm. HTTP/2
 //! connections are shared up to [`STREAMS`] requests each; more load opens more connections, since all streams of
-//! one connection share one lock.
+//! one connection share one lock. Under load HTTP/1 requests share HTTP/2 connections too, between sidecars
+//! ([`carrier`]).
 
 use std::{
     collections::VecDeque,
@@ -22,6 +23,7 @@ use parking_lot::Mutex;
 
 use super::{Connector, Endpoint, InFlight, Purpose, usage::Kind};
 use crate::http::{Body, limits};
+use carrier::Carriers;
 pub use error::SendError;
 use http1::Idle;
 use http2::{Shared, Stream, Unanswered};
@@ -29,6 +31,7 @@ use lease::Connection;
 pub use lease::Lease;
 use open::Open;
 
+mod carrier;
 mod error;
 mod http1;
 mod http2;
@@ -38,7 +41,7 @@ mod open;
 /// Further connections for a request of which nothing was sent, since the one taken was about to end.
 const ANOTHER_CONNECTION: u32 = 3;
 /// Requests at a time on one HTTP/2 connection.
-const STREAMS: usize = 100;
+const STREAMS: usize = limits::SHARED_STREAMS as usize;
 /// A pooled connection idle for longer is not used again: the peer may be about to close it.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -47,6 +50,7 @@ pub(super) struct Pool {
     retired: AtomicBool,
     http1: Mutex<VecDeque<Idle>>,
     http2: Mutex<Vec<Shared>>,
+    carriers: Carriers,
     /// Held while an HTTP/2 connection is opened, so that a burst opens one and not one for each request.
     opening: tokio::sync::Mutex<()>,
     open: Arc<AtomicUsize>,
@@ -57,6 +61,11 @@ impl Pool {
         self.retired.store(true, Ordering::Release);
         self.http1.lock().clear();
         self.http2.lock().clear();
+        self.carriers.retire();
+    }
+
+    fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
     }
 
     pub(super) fn sweep(&self) {
@@ -67,6 +76,7 @@ impl Pool {
         }
         drop(idle);
         self.http2.lock().retain(|shared| !shared.is_closed());
+        self.carriers.sweep();
     }
 
     /// A connection with room for one more request; `crowded`: one of any load. One that has served as many
@@ -140,7 +150,7 @@ impl InFlight {
         request: Request<Body>,
     ) -> Result<Response<Body>, SendError> {
         let open = self.endpoint().room().await;
-        let io = connector.connect(self.endpoint(), Purpose::Http).await?;
+        let io = connector.connect(self.endpoint(), Purpose::Http).await?.io;
         let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
             .initial_stream_window_size(limits::STREAM_WINDOW)
             .initial_connection_window_size(limits::CONNECTION_WINDOW)
@@ -177,11 +187,11 @@ impl Endpoint {
             }
             freed.await;
         };
-        let io = connector.connect(self, Purpose::Http).await?;
+        let io = connector.connect(self, Purpose::Http).await?.io;
         let mut shared = Shared::open(io, open).await?;
         let begun = shared.begin();
         let spent = per_connection.is_some_and(|limit| shared.used >= limit);
-        if !spent && !self.pool.retired.load(Ordering::Acquire) {
+        if !spent && !self.pool.is_retired() {
             self.pool.http2.lock().push(shared);
         }
         Ok(begun)

@@ -198,21 +198,27 @@ impl Wire {
 
     /// Reads until the text is there, and gives everything up to and with it.
     pub async fn until(&mut self, text: &str) -> String {
+        let read = soon(self.bytes_until(text)).await;
+        let bytes = read.unwrap_or_else(|| {
+            let got = String::from_utf8_lossy(&self.buffer);
+            panic!("ended before {text:?}; got {got:?}")
+        });
+        String::from_utf8(bytes).unwrap()
+    }
+
+    /// The same for any bytes, however long it takes; `None`: it ended before.
+    pub async fn bytes_until(&mut self, text: &str) -> Option<Vec<u8>> {
+        let mut searched = 0;
         loop {
-            let found = self
-                .buffer
-                .windows(text.len())
-                .position(|window| window == text.as_bytes());
-            if let Some(start) = found {
-                let rest = self.buffer.split_off(start + text.len());
-                return String::from_utf8(std::mem::replace(&mut self.buffer, rest)).unwrap();
+            let mut windows = self.buffer[searched..].windows(text.len());
+            if let Some(start) = windows.position(|window| window == text.as_bytes()) {
+                let rest = self.buffer.split_off(searched + start + text.len());
+                return Some(std::mem::replace(&mut self.buffer, rest));
             }
-            let read = soon(self.stream.read_buf(&mut self.buffer)).await.unwrap();
-            assert!(
-                read > 0,
-                "ended before {text:?}; got {:?}",
-                String::from_utf8_lossy(&self.buffer)
-            );
+            searched = self.buffer.len().saturating_sub(text.len() - 1);
+            if self.stream.read_buf(&mut self.buffer).await.ok()? == 0 {
+                return None;
+            }
         }
     }
 

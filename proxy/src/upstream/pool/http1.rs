@@ -1,6 +1,6 @@
 //! Requests over HTTP/1: one at a time on each connection.
 
-use std::{pin::pin, sync::atomic::Ordering, time::Instant};
+use std::{pin::pin, time::Instant};
 
 use http::{Request, Response};
 use hyper::{
@@ -15,7 +15,10 @@ use super::{
     lease::Connection,
     open::Open,
 };
-use crate::http::{Body, limits};
+use crate::{
+    http::{Body, limits},
+    net::Io,
+};
 
 pub(super) struct Idle {
     pub(super) http1: Http1,
@@ -30,6 +33,20 @@ pub(super) struct Http1 {
 }
 
 impl Http1 {
+    /// Begins HTTP/1 on a connection, and drives it until it ends; `open` counts as long.
+    pub(super) async fn begin(io: Io, open: Open) -> Result<Self, SendError> {
+        let (sender, connection) = http1::Builder::new()
+            .max_headers(limits::HEADERS)
+            .handshake(TokioIo::new(io))
+            .await?;
+        tokio::spawn(async move {
+            // An error reaches the request that suffers from it; an idle connection just ends.
+            let _ = connection.with_upgrades().await;
+            drop(open);
+        });
+        Ok(Self { sender, used: 0 })
+    }
+
     async fn send(
         &mut self,
         request: Request<Body>,
@@ -51,7 +68,7 @@ impl Pool {
     }
 
     fn give(&self, http1: Http1) {
-        if self.retired.load(Ordering::Acquire) {
+        if self.is_retired() {
             return;
         }
         let since = Instant::now();
@@ -81,13 +98,22 @@ impl InFlight {
             }
         }
         // Apart, so that the future of a request on a warm connection stays small: it is moved several times.
-        let mut http1 = match Box::pin(self.endpoint().http1(connector)).await {
+        let http1 = match Box::pin(self.endpoint().http1(connector)).await {
             Ok(http1) => http1,
             Err(error) => {
                 request.into_body().discard();
                 return Err(error);
             }
         };
+        self.send_over(http1, request).await
+    }
+
+    /// Sends a request over this new connection.
+    pub(super) async fn send_over(
+        self,
+        mut http1: Http1,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, SendError> {
         let response = http1.send(request).await.map_err(TrySendError::into_error)?;
         Ok(self.leased(response, Connection::Http1(Some(http1))))
     }
@@ -118,16 +144,13 @@ impl Endpoint {
     }
 
     async fn open_http1(&self, connector: &Connector, open: Open) -> Result<Http1, SendError> {
-        let io = connector.connect(self, Purpose::Http).await?;
-        let (sender, connection) = http1::Builder::new()
-            .max_headers(limits::HEADERS)
-            .handshake(TokioIo::new(io))
-            .await?;
-        tokio::spawn(async move {
-            // An error reaches the request that suffers from it; an idle connection just ends.
-            let _ = connection.with_upgrades().await;
-            drop(open);
-        });
-        Ok(Http1 { sender, used: 0 })
+        let purpose = if self.may_be_carried_to() {
+            Purpose::Http1
+        } else {
+            Purpose::Http
+        };
+        let opened = connector.connect(self, purpose).await?;
+        self.pool.carriers.learn(opened.carries);
+        Http1::begin(opened.io, open).await
     }
 }

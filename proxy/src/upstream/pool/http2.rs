@@ -63,8 +63,8 @@ impl Shared {
     pub(super) async fn open(io: Io, open: Open) -> Result<Self, SendError> {
         let (sender, connection) = h2::client::Builder::new()
             .initial_window_size(limits::STREAM_WINDOW)
-            .initial_connection_window_size(limits::CONNECTION_WINDOW)
-            .max_header_list_size(limits::HEADER_LIST_BYTES)
+            .initial_connection_window_size(limits::SHARED_WINDOW)
+            .max_header_list_size(limits::RESPONSE_HEADER_LIST_BYTES)
             .initial_max_send_streams(FIRST_STREAMS)
             .max_send_buffer_size(SEND_BUFFER)
             .enable_push(false)
