@@ -7,8 +7,9 @@ use rustls_pki_types::PrivateKeyDer;
 use weir_proxy::{
     model::Discovery,
     model::{
-        Certificate, Cluster, Endpoints, FilterChain, Listener, Secret, ServerTls, StringMatcher, TlsVersion,
-        TrustBundle, UpstreamTls,
+        Certificate, Cluster, Destination, Endpoints, FilterChain, Http, Listener, Route, RouteAction,
+        RouteSource, RouteTable, Secret, ServerTls, StringMatcher, Terminal, TlsVersion, TrustBundle,
+        UpstreamTls,
     },
     xds::{State, Store},
 };
@@ -49,6 +50,31 @@ pub async fn change_chain(store: &Store, listener: &str, change: impl Fn(&mut Fi
         change(Arc::make_mut(chain));
     }
     store.publish(listener, State::Ready(Arc::new(changed)));
+}
+
+/// Changes where the routes of a listener lead.
+pub async fn change_destinations(store: &Store, listener: &str, change: impl Fn(&mut Destination)) {
+    change_chain(store, listener, |chain| {
+        let Terminal::Http(http) = &mut chain.terminal else {
+            panic!("the listener serves HTTP");
+        };
+        let RouteSource::Inline(table) = &http.routes else {
+            panic!("its routes are given in place");
+        };
+        let mut table = RouteTable::clone(table);
+        for route in table.virtual_hosts.iter_mut().flat_map(|host| &mut host.routes) {
+            let mut changed = Route::clone(route);
+            if let RouteAction::Forward(destination) = &mut changed.action {
+                change(destination);
+            }
+            *route = Arc::new(changed);
+        }
+        *http = Arc::new(Http {
+            routes: RouteSource::Inline(Arc::new(table)),
+            ..Http::clone(http)
+        });
+    })
+    .await;
 }
 
 pub async fn change_cluster(store: &Store, cluster: &str, change: impl Fn(&mut Cluster)) {
