@@ -16,6 +16,8 @@ use crate::{
     xds::{State, Store},
 };
 
+mod carrying;
+
 const CLIENT: &str = "spiffe://cluster.local/ns/shop/sa/buyer";
 const SERVER: &str = "spiffe://cluster.local/ns/shop/sa/store";
 const LIMIT: Duration = Duration::from_secs(20);
@@ -109,9 +111,19 @@ async fn sockets() -> (TcpStream, TcpStream) {
 }
 
 async fn handshake(server: &ServerSide, client: &ClientSide, pin: Pin<'_>, alpn: &[&str]) -> Outcome {
+    handshake_with(server, client, pin, alpn, false).await
+}
+
+async fn handshake_with(
+    server: &ServerSide,
+    client: &ClientSide,
+    pin: Pin<'_>,
+    alpn: &[&str],
+    carrying: bool,
+) -> Outcome {
     let (accepted, connected) = sockets().await;
     let serve = async {
-        let mut accepted = server.accept(accepted, LIMIT, false).await?;
+        let mut accepted = server.accept(accepted, LIMIT, carrying).await?;
         let written = accepted.stream.write_all(b"!").await;
         written.map_err(HandshakeError::from)?;
         accepted.stream.flush().await.map_err(HandshakeError::from)?;

@@ -20,6 +20,7 @@ use super::pair::{
 };
 
 pub(crate) const GET: &str = "GET / HTTP/1.1\r\nhost: app\r\n\r\n";
+pub(crate) const POST: &str = "POST / HTTP/1.1\r\nhost: app\r\n\r\n";
 pub(crate) const HOLD: &str = "GET /hold HTTP/1.1\r\nhost: app\r\n\r\n";
 pub(crate) const NO_CONTENT: &str = "HTTP/1.1 204 No Content\r\n\r\n";
 /// What a message without a body ends with.

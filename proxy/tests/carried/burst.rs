@@ -1,11 +1,17 @@
 //! Who is carried, and how many connections that takes.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use weir_proxy::model::{AppProtocol, Cluster, ServerTls};
+use futures::future::join_all;
+use tokio::net::TcpListener;
+
+use weir_proxy::model::{AppProtocol, Cluster, Discovery, Endpoints, ServerTls};
 
 use super::{
-    app::{App, HOLD, handshakes, secured, settle},
+    app::{App, HOLD, POST, handshakes, secured, settle},
     pair::{
         Pair, Wire,
         secure::{ME, certify, change_chain, change_cluster, secure},
@@ -48,6 +54,33 @@ async fn a_peer_that_does_not_know_how_is_asked_over_http1() {
     forget_connections(&pair).await;
     settle(&pair).await;
     assert!(opened_for(&pair, &app, 20).await >= 19);
+}
+
+#[tokio::test]
+async fn requests_to_an_endpoint_that_is_gone_fail_together() {
+    let app = App::new(Vec::new());
+    let pair = secured(&app).await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap();
+    change_cluster(&pair.store, "inbound", |cluster| {
+        cluster.connect_timeout = Duration::from_millis(300);
+        if let Discovery::Static(endpoints) = &mut cluster.discovery {
+            let mut moved = Endpoints::clone(endpoints);
+            moved.endpoints[0].address = address;
+            *endpoints = Arc::new(moved);
+        }
+    })
+    .await;
+    let began = Instant::now();
+    let clients = (0..BURST / 10).map(async |_| {
+        let mut client = Wire::connect(pair.http).await;
+        client.send(POST).await;
+        let head = client.head().await;
+        assert!(head.contains("x-weir-reason: connect_timeout"), "{head}");
+    });
+    join_all(clients).await;
+    // One after the other they would take 15 s.
+    assert!(began.elapsed() < Duration::from_secs(8));
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use tokio::{net::TcpSocket, task::yield_now};
 use weir_proxy::model::{Action, Http, Rbac, Retry, RetryOn, Terminal};
 
 use super::{
-    app::{App, END, GET, HELD, HOLD, answer, case, handshakes, hold, secured},
+    app::{App, END, GET, HELD, HOLD, POST, answer, case, handshakes, hold, secured},
     pair::{
         Wire,
         secure::{change_chain, change_destinations},
@@ -20,7 +20,6 @@ use super::{
     },
 };
 
-const POST: &str = "POST / HTTP/1.1\r\nhost: app\r\n\r\n";
 /// Bytes of an answer that no window takes whole.
 const LARGE: usize = 2 * 1024 * 1024;
 

@@ -121,11 +121,6 @@ impl Carriers {
             .lock()
             .retain(|carrier| !carrier.shared.is_closed() && !carrier.is_idle(now));
     }
-
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.connections.lock().len()
-    }
 }
 
 impl Carrier {
@@ -253,5 +248,60 @@ impl InFlight {
             }
             Err(Unanswered::Sent(error)) => Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::{
+        net::Io,
+        upstream::{pool::Pool, usage::Usage},
+    };
+
+    async fn shared() -> Shared {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while connection.accept().await.is_some() {}
+        });
+        let io = Io::Opened(TcpStream::connect(address).await.unwrap());
+        let usage = Arc::<Usage>::default();
+        let permit = usage.take(Kind::Connections, &Default::default()).unwrap();
+        Shared::open(io, Open::new(&Pool::default(), permit))
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_owes_responses_for_long_takes_no_more_requests() {
+        let carriers = Carriers {
+            began: Instant::now() - 2 * IDLE,
+            ..Carriers::default()
+        };
+        let heard = Arc::<AtomicU64>::default();
+        carriers.connections.lock().push(Carrier {
+            shared: shared().await,
+            heard: heard.clone(),
+        });
+        let first = carriers.share().unwrap();
+        let _second = carriers.share().unwrap();
+        let unheard = heard.swap(0, Ordering::Relaxed);
+        assert!(carriers.share().is_none());
+        carriers.sweep();
+        heard.store(unheard, Ordering::Relaxed);
+        assert!(carriers.share().is_some());
+        drop((first, _second));
+        heard.store(0, Ordering::Relaxed);
+        assert!(carriers.share().is_some());
+        carriers.sweep();
+        assert!(carriers.share().is_some());
+        heard.store(0, Ordering::Relaxed);
+        carriers.sweep();
+        assert!(carriers.share().is_none());
     }
 }

@@ -8,6 +8,7 @@ use super::*;
 use crate::{
     model::{self, AppProtocol, Cluster, Discovery, Limits, OutlierDetection},
     net::Dialer,
+    reason::Reason,
     telemetry::Telemetry,
     upstream::usage::Usage,
 };
