@@ -8,7 +8,8 @@
 //! **Outbound** (`outbound`): [`accept`] → original destination → the listener of that address, fetched on
 //! demand ([`xds`]); unknown: pass through or refuse, as the `outbound` listener says → peek once, skipped
 //! when the protocol is declared → route match and weighted split (`route`) → balance (`balance`) →
-//! mTLS pinned to the endpoint's identity → pool or copy (`upstream`). What met no application, since the pod is
+//! mTLS pinned to the endpoint's identity → pool or copy (`upstream`). Under load HTTP/1 rides on HTTP/2 to other
+//! sidecars (`http::carried`). What met no application, since the pod is
 //! about to end, is sent to another pod (`http::again`).
 //!
 //! State reaches connections as immutable snapshots of [`model`]; decisions are pure functions; `http::rescue`

@@ -97,7 +97,7 @@ impl TryError {
 struct Sending<'a> {
     policy: Option<&'a Retry>,
     http2: bool,
-    /// It is HTTP/1 and may be carried over HTTP/2.
+    /// It is HTTP/1.1 and nothing else later.
     carriable: bool,
     idempotent: bool,
 }
@@ -175,7 +175,7 @@ impl Exchange<'_> {
         let way = Sending {
             policy,
             http2,
-            carriable: http1 && !http2 && !self.upgrading && carried::can_carry(&request),
+            carriable: http1 && !http2 && !self.upgrading,
             idempotent: !self.upgrading && is_idempotent(&request),
         };
         let outbound = self.session.direction == Direction::Outbound;
@@ -315,7 +315,7 @@ impl Exchange<'_> {
             let in_flight = endpoint.clone().begin().map_err(SendError::from)?;
             if way.http2 {
                 in_flight.send_http2(connector, request).await
-            } else if way.carriable && !fresh && in_flight.is_crowded() {
+            } else if way.carriable && !fresh && in_flight.is_crowded() && carried::can_carry(&request) {
                 in_flight.send_carried(connector, request).await
             } else {
                 in_flight.send_http1(connector, request, fresh).await
