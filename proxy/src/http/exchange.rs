@@ -97,7 +97,7 @@ impl TryError {
 struct Sending<'a> {
     policy: Option<&'a Retry>,
     http2: bool,
-    /// It is HTTP/1.1 and nothing else later.
+    /// It came as HTTP/1.1 and asks for no upgrade.
     carriable: bool,
     idempotent: bool,
 }

@@ -1,12 +1,13 @@
 //! Who is carried, and how many connections that takes.
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures::future::join_all;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use weir_proxy::model::{AppProtocol, Cluster, Discovery, Endpoints, ServerTls};
 
@@ -122,10 +123,6 @@ async fn forget_connections(pair: &Pair) {
 async fn a_mark_that_no_sidecar_made_has_no_effect() {
     let mut pair = Pair::start().await;
     let application = pair.take_application();
-    let request = || {
-        let request = http::Request::post("http://app/p").header("x-weir-http1", "chunked");
-        request.body(String::from("body")).unwrap()
-    };
     for (secured, address) in [(false, pair.inbound), (false, pair.http), (true, pair.http)] {
         if secured {
             certify(&pair.store);
@@ -133,17 +130,11 @@ async fn a_mark_that_no_sidecar_made_has_no_effect() {
         }
         let got = soon(async {
             loop {
-                let stream = tokio::net::TcpStream::connect(address).await.unwrap();
-                let io = hyper_util::rt::TokioIo::new(stream);
-                let executor = hyper_util::rt::TokioExecutor::new();
-                let begun = hyper::client::conn::http2::handshake(executor, io).await;
-                let (mut sender, connection) = begun.unwrap();
-                tokio::spawn(connection);
-                let asked = tokio::spawn(async move { sender.send_request(request()).await });
+                let asked = tokio::spawn(ask_marked(address));
                 // While only one side is secured, no request reaches the application.
                 tokio::select! {
                     accepted = application.accept() => return first_request(accepted.unwrap().0).await,
-                    answered = asked => drop(answered),
+                    _ = asked => {}
                 }
             }
         })
@@ -153,7 +144,22 @@ async fn a_mark_that_no_sidecar_made_has_no_effect() {
     }
 }
 
-async fn first_request(stream: tokio::net::TcpStream) -> http::Request<h2::RecvStream> {
+/// Asks as one sidecar asks another.
+async fn ask_marked(address: SocketAddr) {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let request = http::Request::post("/p")
+        .version(http::Version::HTTP_11)
+        .header("host", "app")
+        .header("x-weir-http1", "plain")
+        .body(())
+        .unwrap();
+    let (response, _) = sender.send_request(request, true).unwrap();
+    let _ = response.await;
+}
+
+async fn first_request(stream: TcpStream) -> http::Request<h2::RecvStream> {
     let mut connection = h2::server::handshake(stream).await.unwrap();
     let (request, _) = connection.accept().await.unwrap().unwrap();
     request
