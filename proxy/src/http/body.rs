@@ -23,8 +23,6 @@ const DISCARDING: Duration = Duration::from_secs(1);
 /// A body. Frames pass through as they come: nothing is collected, trailers included.
 pub struct Body {
     kind: Kind,
-    /// Whether it holds anything is told at its end only.
-    open: bool,
     measured: Option<Measured>,
     watch: Option<Box<Watch>>,
 }
@@ -69,7 +67,6 @@ impl Body {
     fn of(kind: Kind) -> Self {
         Self {
             kind,
-            open: false,
             measured: None,
             watch: None,
         }
@@ -110,11 +107,6 @@ impl Body {
     /// One try of a request.
     pub(super) fn repeated(repeated: Repeated) -> Self {
         Self::of(Kind::Repeated(repeated))
-    }
-
-    /// Has it taken for one that may hold something until its end is read, as of a message in chunks.
-    pub(super) fn keep_open(&mut self) {
-        self.open = true;
     }
 
     /// What is done beside while it passes.
@@ -173,9 +165,6 @@ impl http_body::Body for Body {
             } => poll_stream(stream, data_done, cx),
             Kind::Repeated(repeated) => repeated.poll_frame(cx),
         };
-        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
-            body.open = false;
-        }
         match &mut body.watch {
             None => polled,
             Some(watch) => watch.see(cx, polled),
@@ -183,9 +172,6 @@ impl http_body::Body for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        if self.open {
-            return false;
-        }
         match &self.kind {
             Kind::Full(bytes) => bytes.is_none(),
             Kind::Incoming(incoming) | Kind::Leased { incoming, .. } => incoming.is_end_stream(),
@@ -195,9 +181,6 @@ impl http_body::Body for Body {
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.open {
-            return SizeHint::default();
-        }
         match &self.kind {
             Kind::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Kind::Incoming(incoming) | Kind::Leased { incoming, .. } => incoming.size_hint(),

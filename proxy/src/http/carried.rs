@@ -2,9 +2,9 @@
 //!
 //! Under load the requests of many clients share a connection that way, and with it packets and TLS records. The
 //! application notices nothing: the message that comes out is the one that would have come over HTTP/1, down to the
-//! order of its fields. What HTTP/2 has no place for is in one private field: that the message is HTTP/1.1, whether it
-//! is in chunks, and a response's reason phrase if that is not the usual one. Sidecars believe that field from each
-//! other only, on connections agreed on for it in the TLS handshake, and let no application speak it.
+//! order of its fields. What HTTP/2 has no place for is in one private field: that a request is HTTP/1.1, and a
+//! response's reason phrase if that is not the usual one. Sidecars believe that field from each other only, on
+//! connections agreed on for it in the TLS handshake, and let no application speak it.
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version,
@@ -16,8 +16,9 @@ use super::Body;
 
 /// The private field.
 pub(super) const HTTP1: HeaderName = HeaderName::from_static("x-weir-http1");
+/// Its value in a request: the minor version.
+const ONE: HeaderValue = HeaderValue::from_static("1");
 const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
-const PLAIN: HeaderValue = HeaderValue::from_static("plain");
 
 /// A longer body passes faster on a connection of its own. In bytes.
 const LONGEST_BODY: u64 = 64 * 1024;
@@ -44,54 +45,40 @@ pub(super) fn can_carry(request: &Request<Body>) -> bool {
 
 /// Makes a request that is ready for HTTP/1 ready to be carried. [`unload`] undoes it.
 pub(crate) fn load(request: &mut Request<Body>) {
-    let chunked = request.headers_mut().remove(TRANSFER_ENCODING).is_some();
-    let framing = if chunked { CHUNKED } else { PLAIN };
-    request.headers_mut().insert(HTTP1, framing);
+    request.headers_mut().remove(TRANSFER_ENCODING);
+    request.headers_mut().insert(HTTP1, ONE);
 }
 
 /// Makes a carried request the HTTP/1.1 request that it was. One that is not marked, or cannot have been HTTP/1.1,
 /// stays what it is.
 pub(crate) fn unload(request: &mut Request<Body>) {
-    let Some(framing) = request.headers_mut().remove(HTTP1) else {
+    if request.headers_mut().remove(HTTP1).is_none() {
         return;
-    };
+    }
     if request.method() == Method::CONNECT || request.uri().authority().is_some() {
         return;
     }
     *request.version_mut() = Version::HTTP_11;
-    if framing == CHUNKED && !request.headers().contains_key(CONTENT_LENGTH) {
+    if !request.body().is_end_stream() && !request.headers().contains_key(CONTENT_LENGTH) {
         request.headers_mut().insert(TRANSFER_ENCODING, CHUNKED);
-        request.body_mut().keep_open();
     }
 }
 
 /// Puts into the response to a carried request what HTTP/2 has no place for.
 pub(super) fn seal(response: &mut Response<Body>) {
     response.headers_mut().remove(HTTP1);
-    let chunked = !response.body().is_end_stream() && !response.headers().contains_key(CONTENT_LENGTH);
     let phrase = response.extensions().get::<ReasonPhrase>();
-    let framing = if chunked { CHUNKED } else { PLAIN };
-    let word = match phrase {
-        None if !chunked => return,
-        None => framing,
-        Some(phrase) => {
-            let word = [framing.as_bytes(), phrase.as_bytes()].join(&b' ');
-            HeaderValue::from_bytes(&word).unwrap_or(framing)
-        }
-    };
-    response.headers_mut().insert(HTTP1, word);
+    let phrase = phrase.map(|phrase| HeaderValue::from_bytes(phrase.as_bytes()));
+    if let Some(Ok(phrase)) = phrase {
+        response.headers_mut().insert(HTTP1, phrase);
+    }
 }
 
 /// Makes the response to a carried request the one that it was.
 pub(crate) fn open(response: &mut Response<Body>) {
-    let Some(word) = response.headers_mut().remove(HTTP1) else {
-        return;
-    };
-    let mut parts = word.as_bytes().splitn(2, |byte| *byte == b' ');
-    if parts.next() == Some(CHUNKED.as_bytes()) {
-        response.body_mut().keep_open();
-    }
-    if let Some(Ok(phrase)) = parts.next().map(ReasonPhrase::try_from) {
+    let phrase = response.headers_mut().remove(HTTP1);
+    let phrase = phrase.map(|phrase| ReasonPhrase::try_from(phrase.as_bytes()));
+    if let Some(Ok(phrase)) = phrase {
         response.extensions_mut().insert(phrase);
     }
 }
@@ -124,7 +111,12 @@ mod tests {
                 ("content-length", "4"),
             ][..],
             &[("host", "app"), ("x-a", "1"), ("transfer-encoding", "chunked")],
-            &[("host", "app"), ("cookie", "a=1"), ("cookie", "b=2")],
+            &[
+                ("cookie", "a=1"),
+                ("host", "app"),
+                ("cookie", "b=2"),
+                ("transfer-encoding", "chunked"),
+            ],
         ] {
             let mut carried = request("/a?b", fields);
             let before: Vec<_> = request("/a?b", fields)
@@ -148,19 +140,6 @@ mod tests {
     }
 
     #[test]
-    fn chunks_without_bytes_stay_chunks() {
-        let mut carried = Request::new(Body::empty());
-        carried.headers_mut().insert(HTTP1, CHUNKED);
-        unload(&mut carried);
-        assert!(!carried.body().is_end_stream());
-        assert_eq!(carried.headers()[TRANSFER_ENCODING], CHUNKED);
-        let mut response = Response::new(Body::empty());
-        response.headers_mut().insert(HTTP1, CHUNKED);
-        open(&mut response);
-        assert!(!response.body().is_end_stream() && response.headers().is_empty());
-    }
-
-    #[test]
     fn a_reason_phrase_is_kept() {
         for phrase in ["Very Busy", "", " ", "caf\u{e9}"] {
             let mut response = Response::new(Body::empty());
@@ -170,7 +149,7 @@ mod tests {
             response.extensions_mut().clear();
             open(&mut response);
             assert_eq!(response.extensions().get::<ReasonPhrase>(), Some(&given));
-            assert!(response.body().is_end_stream() && response.headers().is_empty());
+            assert!(response.headers().is_empty());
         }
     }
 
@@ -195,7 +174,7 @@ mod tests {
 
     #[test]
     fn what_cannot_have_been_http1_is_not_believed_to_be() {
-        let mut request = request("http://app/", &[("x-weir-http1", "plain")]);
+        let mut request = request("http://app/", &[("x-weir-http1", "1")]);
         *request.version_mut() = Version::HTTP_2;
         unload(&mut request);
         assert_eq!(request.version(), Version::HTTP_2);

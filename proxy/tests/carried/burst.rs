@@ -152,7 +152,7 @@ async fn ask_marked(address: SocketAddr) {
     let request = http::Request::post("/p")
         .version(http::Version::HTTP_11)
         .header("host", "app")
-        .header("x-weir-http1", "plain")
+        .header("x-weir-http1", "1")
         .body(())
         .unwrap();
     let (response, _) = sender.send_request(request, true).unwrap();
