@@ -146,6 +146,27 @@ async fn a_carried_request_has_its_retries_and_its_timeouts() {
 }
 
 #[tokio::test]
+async fn an_upgrade_has_a_connection_of_its_own() {
+    let app = App::new(vec![case(
+        "switch",
+        (
+            "GET /chat HTTP/1.1\r\nhost: app\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n",
+            END,
+        ),
+        (
+            "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\nearly",
+            "early",
+        ),
+    )]);
+    let pair = secured(&app).await;
+    let _held = hold(&pair, &app).await;
+    let before = handshakes(&pair);
+    let answered = answer(&pair, &app.cases[0]).await;
+    assert!(answered.starts_with(b"HTTP/1.1 101") && answered.ends_with(b"early"));
+    assert_eq!(handshakes(&pair), before + 1);
+}
+
+#[tokio::test]
 async fn clients_that_take_nothing_hold_up_no_others() {
     let app = App::new(vec![case(
         "large",
