@@ -1,12 +1,6 @@
 //! Serving HTTP on one connection.
 
-use std::{
-    convert::Infallible,
-    io,
-    pin::{Pin, pin},
-    sync::Arc,
-    time::Duration,
-};
+use std::{convert::Infallible, io, pin::pin, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use http::{Request, Response, Version};
@@ -34,7 +28,7 @@ use crate::{
     detect::PREFACE,
     drain::Stage,
     model::{Codec, Direction},
-    net::{Io, Replay},
+    net::{Io, Replay, gather},
     reason::Reason,
     telemetry::{Measured, Metered},
     tls::PeerIdentity,
@@ -207,14 +201,15 @@ pub async fn serve(io: Metered<Io>, session: Arc<Session>, codec: Codec) -> Resu
     };
     let serving = session.clone();
     let drain = session.context.drain.clone();
-    let io = TokioIo::new(io);
     if http2 {
+        let (io, outlet) = gather(io);
         let finishing = drain.finishing(session.direction);
         // Apart, since each request becomes a task of its own, and its future would be moved several times.
         let service = service_fn(move |request| Box::pin(respond(serving.clone(), request)));
-        let connection = pin!(http2_builder(session.carries).serve_connection(io, service));
-        finish(connection, finishing, session.withdrawn(), |connection| {
-            connection.graceful_shutdown()
+        let connection = pin!(http2_builder(session.carries).serve_connection(TokioIo::new(io), service));
+        let driven = outlet.drive(connection);
+        finish(driven, finishing, session.withdrawn(), |driven| {
+            driven.user().graceful_shutdown();
         })
         .await?;
     } else {
@@ -222,11 +217,11 @@ pub async fn serve(io: Metered<Io>, session: Arc<Session>, codec: Codec) -> Resu
         let service = service_fn(move |request| respond(serving.clone(), request));
         let connection = pin!(
             http1_builder(limit.filter(|_| session.peer.is_none()))
-                .serve_connection(io, service)
+                .serve_connection(TokioIo::new(io), service)
                 .with_upgrades()
         );
         finish(connection, finishing, session.withdrawn(), |connection| {
-            connection.graceful_shutdown()
+            connection.as_mut().graceful_shutdown();
         })
         .await?;
     }
@@ -245,25 +240,25 @@ pub enum ServeError {
 }
 
 /// Drives a connection; once `finishing` is done it takes no further requests, and once `withdrawn` is, it soon ends.
-async fn finish<C: Future<Output = hyper::Result<()>>>(
-    mut connection: Pin<&mut C>,
+async fn finish<C: Future<Output = hyper::Result<()>> + Unpin>(
+    mut connection: C,
     finishing: impl Future<Output = ()>,
     withdrawn: impl Future<Output = ()>,
-    shut: impl Fn(Pin<&mut C>),
+    shut: impl Fn(&mut C),
 ) -> hyper::Result<()> {
     let mut withdrawn = pin!(withdrawn);
     tokio::select! {
         biased;
-        output = connection.as_mut() => return output,
-        () = finishing => shut(connection.as_mut()),
+        output = &mut connection => return output,
+        () = finishing => shut(&mut connection),
         () = &mut withdrawn => {
-            shut(connection.as_mut());
+            shut(&mut connection);
             return timeout(LAST_WORD, connection).await.unwrap_or(Ok(()));
         }
     }
     tokio::select! {
         biased;
-        output = connection.as_mut() => output,
+        output = &mut connection => output,
         () = withdrawn => timeout(LAST_WORD, connection).await.unwrap_or(Ok(())),
     }
 }

@@ -3,7 +3,7 @@
 //! task and two more tasks for each request, which hyper's client has.
 
 use std::{
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use super::{Open, SendError};
 use crate::{
     http::{Body, BodyError, limits},
-    net::Io,
+    net::{Io, gather},
 };
 
 /// Streams that may be begun before the peer has said how many it takes.
@@ -61,15 +61,16 @@ impl Shared {
     /// # Errors
     /// When the connection breaks.
     pub(super) async fn open(io: Io, open: Open) -> Result<Self, SendError> {
-        let (sender, connection) = h2::client::Builder::new()
+        let (io, outlet) = gather(io);
+        let mut builder = h2::client::Builder::new();
+        builder
             .initial_window_size(limits::STREAM_WINDOW)
             .initial_connection_window_size(limits::SHARED_WINDOW)
             .max_header_list_size(limits::RESPONSE_HEADER_LIST_BYTES)
             .initial_max_send_streams(FIRST_STREAMS)
             .max_send_buffer_size(SEND_BUFFER)
-            .enable_push(false)
-            .handshake(io)
-            .await?;
+            .enable_push(false);
+        let (sender, mut connection) = outlet.drive(pin!(builder.handshake(io))).await?;
         let (in_use, unused) = oneshot::channel();
         let state = Arc::new(State {
             streams: AtomicUsize::new(0),
@@ -79,6 +80,7 @@ impl Shared {
         let watched = Arc::downgrade(&state);
         tokio::spawn(async move {
             // An error reaches the requests that suffer from it. Polled once no one uses it, the connection ends.
+            let connection = outlet.drive(Pin::new(&mut connection));
             if let Either::Right((_, connection)) = select(connection, unused).await {
                 let _ = connection.await;
             }
