@@ -149,7 +149,6 @@ impl Accepting {
     }
 
     fn destination(&self, stream: &TcpStream) -> io::Result<SocketAddr> {
-        net::configure(stream)?;
         if self.original_dst {
             net::original_destination(stream)
         } else {
@@ -173,5 +172,24 @@ impl Accepting {
         } else {
             inbound::handle(&self.context, &self.assembly, stream, source, destination).await
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes that the task of a connection may take, as long as it is open: with what the runtime keeps of a task it
+    /// fits in 4 KiB. What is rare or short belongs in a box.
+    const TASK: usize = 3840;
+
+    fn size<A, B, C, F: Future>(_: impl FnOnce(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_connection_takes_little_memory() {
+        let size = size(Accepting::connection);
+        assert!(size <= TASK, "the task of a connection takes {size} bytes");
     }
 }

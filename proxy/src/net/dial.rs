@@ -49,7 +49,7 @@ impl Dialer {
             .await
             .map_err(|_| DialError::Timeout(address, limit))?
             .map_err(failed)?;
-        configure(&stream).map_err(failed)?;
+        configure(SockRef::from(&stream)).map_err(failed)?;
         Ok(stream)
     }
 }

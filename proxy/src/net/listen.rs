@@ -1,4 +1,4 @@
-//! Listening sockets, and what is set on every accepted one.
+//! Listening sockets, and what is set on every data socket.
 
 use std::{
     io,
@@ -16,7 +16,8 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Bytes not acknowledged for this long end the connection.
 const USER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Binds a listening socket. An IPv6 wildcard takes IPv4 as well, and only IPv4 where the kernel has no IPv6.
+/// Binds a listening socket. An IPv6 wildcard takes IPv4 as well, and only IPv4 where the kernel has no IPv6. What it
+/// accepts is configured.
 ///
 /// # Errors
 /// When the address is taken, not ours, or not allowed.
@@ -45,6 +46,8 @@ fn bind_to(address: SocketAddr) -> io::Result<TcpListener> {
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
+    // Linux hands it on to what is accepted, which saves system calls for each connection.
+    configure(SockRef::from(&socket))?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
 }
@@ -53,9 +56,8 @@ fn bind_to(address: SocketAddr) -> io::Result<TcpListener> {
 ///
 /// # Errors
 /// When the socket is already gone.
-pub fn configure(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
+pub fn configure(socket: SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(
         &TcpKeepalive::new()
             .with_time(KEEPALIVE)
@@ -89,4 +91,24 @@ pub fn reset(stream: &TcpStream) {
 /// IPv4 as IPv4, also when it came through an IPv6 socket.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_accepted_is_configured() {
+        let listener = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (accepted, connected) = tokio::join!(listener.accept(), TcpStream::connect(address));
+        let (stream, _) = accepted.unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE / 3);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
+        drop(connected);
+    }
 }
