@@ -132,7 +132,7 @@ async fn secured(
     limit: Duration,
 ) -> Result<Box<dyn Io>, ControlPlaneError> {
     let stream = dialer.dial(address, limit).await?;
-    let originated = tls.connect(stream, Pin::Cluster, ALPN, limit).await;
+    let originated = tls.connect(stream, Pin::Cluster, ALPN, None, limit).await;
     match originated {
         Ok(originated) => Ok(Box::new(originated.stream)),
         Err(source) => Err(ControlPlaneError::Tls { address, source }),

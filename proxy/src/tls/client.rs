@@ -1,17 +1,18 @@
 //! TLS towards a cluster's endpoints.
 
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
 use parking_lot::Mutex;
 use rustls::{
-    ClientConfig, RootCertStore,
-    client::Resumption,
+    ClientConfig, ClientConnection, HandshakeKind, RootCertStore,
+    client::{Resumption, Tls12Resumption},
     crypto::CryptoProvider,
     sign::{CertifiedKey, SingleCertAndKey},
+    time_provider::{DefaultTimeProvider, TimeProvider},
 };
 use rustls_pki_types::ServerName;
 use tokio::{
@@ -24,7 +25,9 @@ use tracing::warn;
 use super::{
     CARRYING, HandshakeError,
     material::{Material, Secrets, unusable},
-    provider, provider_with,
+    only_tls13, provider, provider_with,
+    tickets::Tickets,
+    verified::Verified,
     verify::{Expected, ServerVerifier},
     versions,
 };
@@ -63,6 +66,7 @@ pub struct ClientSide {
     min: TlsVersion,
     max: TlsVersion,
     provider: Arc<CryptoProvider>,
+    clock: Arc<dyn TimeProvider>,
     built: Mutex<Option<Built>>,
 }
 
@@ -70,7 +74,15 @@ pub struct ClientSide {
 struct Built {
     secrets: Secrets,
     parts: Parts,
-    configs: Vec<(Key, Arc<ClientConfig>)>,
+    configs: Vec<(Key, Configured)>,
+}
+
+/// A configuration of rustls, and what belongs to it: another pin, certificate or bundle shares none of it.
+#[derive(Clone)]
+struct Configured {
+    config: Arc<ClientConfig>,
+    verifier: Arc<ServerVerifier>,
+    tickets: Arc<Tickets>,
 }
 
 #[derive(Clone)]
@@ -120,8 +132,14 @@ impl ClientSide {
             min: tls.min_version,
             max: tls.max_version,
             provider: provider_with(&tls.algorithms),
+            clock: Arc::new(DefaultTimeProvider),
             built: Mutex::new(None),
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn at(self, clock: Arc<dyn TimeProvider>) -> Self {
+        Self { clock, ..self }
     }
 
     /// The application protocols that the cluster's configuration names, preferred first.
@@ -136,7 +154,8 @@ impl ClientSide {
     }
 
     /// Does the handshake within `limit`. Secrets not yet there are waited for as long before. `alpn` is what is
-    /// offered, preferred first.
+    /// offered, preferred first. A session with `resumed` is gone on with if there is one: the endpoint's certificate
+    /// must then still be good, as at first.
     ///
     /// In TLS 1.3 this is done before the server has looked at our certificate: that it refused shows at the first
     /// read ([`super::Failure::of`]).
@@ -148,12 +167,16 @@ impl ClientSide {
         io: IO,
         pin: Pin<'_>,
         alpn: &[&str],
+        resumed: Option<SocketAddr>,
         limit: Duration,
     ) -> Result<Originated<IO>, HandshakeError>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let config = self.config(self.material.secrets(limit).await?, pin, alpn)?;
+        let configured = self.config(self.material.secrets(limit).await?, pin, alpn)?;
+        // Before 1.3 whoever has a ticket's key reads what was said under it, later too.
+        let resumed = resumed.filter(|_| only_tls13(self.min, self.max));
+        let config = configured.towards(resumed);
         let handshake = async {
             // Where no SNI is sent rustls still wants a name; it is compared with nothing.
             let name = self
@@ -161,6 +184,9 @@ impl ClientSide {
                 .clone()
                 .unwrap_or_else(|| ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
             let stream = TlsConnector::from(config).connect(name, io).await?;
+            if let Some(endpoint) = resumed {
+                configured.check(stream.get_ref().1, endpoint)?;
+            }
             Ok(originated(stream))
         };
         timeout(limit, handshake)
@@ -169,12 +195,7 @@ impl ClientSide {
     }
 
     /// The configuration for these secrets. When they are of no use the last good one stays.
-    fn config(
-        &self,
-        secrets: Secrets,
-        pin: Pin<'_>,
-        alpn: &[&str],
-    ) -> Result<Arc<ClientConfig>, HandshakeError> {
+    fn config(&self, secrets: Secrets, pin: Pin<'_>, alpn: &[&str]) -> Result<Configured, HandshakeError> {
         let mut built = self.built.lock();
         if !built.as_ref().is_some_and(|built| built.secrets.same(&secrets)) {
             let parts = match (self.parts(&secrets), built.take()) {
@@ -223,20 +244,21 @@ impl ClientSide {
         })
     }
 
-    fn build(&self, parts: &Parts, key: &Key) -> Result<Arc<ClientConfig>, HandshakeError> {
-        let verifier = ServerVerifier {
+    fn build(&self, parts: &Parts, key: &Key) -> Result<Configured, HandshakeError> {
+        let verifier = Arc::new(ServerVerifier {
             roots: parts.roots.clone(),
             expected: match &key.principal {
                 Some(principal) => Expected::Principal(principal.clone()),
                 None => Expected::Names(parts.names.clone()),
             },
             provider: provider(),
-        };
-        let builder = ClientConfig::builder_with_provider(self.provider.clone())
+            verified: Verified::default(),
+        });
+        let builder = ClientConfig::builder_with_details(self.provider.clone(), self.clock.clone())
             .with_protocol_versions(versions(self.min, self.max))
             .map_err(|error| unusable(error.to_string()))?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier));
+            .with_custom_certificate_verifier(verifier.clone());
         let mut config = match &parts.key {
             Some(key) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key.clone()))),
             None => builder.with_no_client_auth(),
@@ -244,7 +266,43 @@ impl ClientSide {
         config.alpn_protocols.clone_from(&key.alpn);
         config.enable_sni = self.sni.is_some();
         config.resumption = Resumption::disabled();
-        Ok(Arc::new(config))
+        Ok(Configured {
+            config: Arc::new(config),
+            verifier,
+            tickets: Arc::default(),
+        })
+    }
+}
+
+impl Configured {
+    /// The configuration for a connection to an endpoint whose sessions may be resumed, or without that.
+    fn towards(&self, resumed: Option<SocketAddr>) -> Arc<ClientConfig> {
+        let Some(endpoint) = resumed else {
+            return self.config.clone();
+        };
+        let mut config = ClientConfig::clone(&self.config);
+        config.resumption =
+            Resumption::store(self.tickets.of(endpoint)).tls12_resumption(Tls12Resumption::Disabled);
+        Arc::new(config)
+    }
+
+    /// Looks at the endpoint's certificate again when the session was resumed: rustls does not.
+    fn check(&self, connection: &ClientConnection, endpoint: SocketAddr) -> Result<(), HandshakeError> {
+        if connection.handshake_kind() != Some(HandshakeKind::Resumed) {
+            return Ok(());
+        }
+        let chain = connection.peer_certificates().unwrap_or_default();
+        let checked = match chain {
+            [leaf, intermediates @ ..] => match self.config.time_provider.current_time() {
+                Some(now) => self.verifier.identify(leaf, intermediates, now),
+                None => Err(rustls::Error::FailedToGetCurrentTime),
+            },
+            [] => Err(rustls::Error::NoCertificatesPresented),
+        };
+        checked.map(drop).map_err(|error| {
+            self.tickets.forget(endpoint);
+            HandshakeError::Refused(error)
+        })
     }
 }
 

@@ -6,8 +6,13 @@
 //! X25519MLKEM768 is preferred, so recorded traffic stays secret from a later quantum computer.
 //!
 //! A peer is known by its X.509-SVID ([`PeerIdentity`]): the chain must lead to the trust bundle, and then the
-//! names count, never the host name. Sessions are never resumed: a ticket would outlive the certificate and the
-//! roots it was made under, and mesh connections live long enough that it would save little.
+//! names count, never the host name. A chain that was found good is known again, byte for byte, while it is valid
+//! and the roots and expected names are the same.
+//!
+//! Sidecars resume sessions in TLS 1.3, with fresh key exchange, so that a new connection costs neither signatures nor
+//! verifications. A session ends with what it began under: both sides drop what they keep when their certificate,
+//! their roots or the expected names change, and the peer's certificate is looked at for each connection, so that an
+//! expired one is refused. There is no early data.
 
 mod client;
 mod error;
@@ -20,6 +25,8 @@ mod sides;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod tickets;
+mod verified;
 mod verify;
 
 use std::sync::{Arc, LazyLock};
@@ -124,6 +131,11 @@ pub fn trusted(certificate: &Certificate, bundle: &TrustBundle) -> bool {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(bundle.roots.iter().cloned());
     verify::leads_to(&certificate.chain, &roots, UnixTime::now())
+}
+
+/// Whether no older version than TLS 1.3 is allowed.
+fn only_tls13(min: TlsVersion, max: TlsVersion) -> bool {
+    !versions(min, max).contains(&&TLS12)
 }
 
 /// The versions between two bounds; 1.3 alone when the bounds cross.

@@ -3,7 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use rustls::{ServerConfig, crypto::CryptoProvider, server::NoServerSessionStorage, sign::SingleCertAndKey};
+use rustls::{
+    ServerConfig, ServerConnection,
+    crypto::{CryptoProvider, aws_lc_rs::Ticketer},
+    server::NoServerSessionStorage,
+    sign::SingleCertAndKey,
+    time_provider::{DefaultTimeProvider, TimeProvider},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::timeout,
@@ -14,7 +20,7 @@ use tracing::warn;
 use super::{
     CARRYING, HandshakeError, PeerIdentity,
     material::{Material, Secrets, unusable},
-    provider_with,
+    only_tls13, provider_with,
     verify::{ClientVerifier, Expected},
     versions,
 };
@@ -46,19 +52,23 @@ pub struct ServerSide {
     min: TlsVersion,
     max: TlsVersion,
     provider: Arc<CryptoProvider>,
+    clock: Arc<dyn TimeProvider>,
     built: Mutex<Option<Built>>,
 }
 
 struct Built {
     secrets: Secrets,
-    configs: Configs,
+    configured: Configured,
 }
 
+/// Configurations of rustls, and what verifies clients under them. They have a key for tickets of their own: a
+/// session ends with the certificate, the roots and the names that it began under.
 #[derive(Clone)]
-struct Configs {
+struct Configured {
     plain: Arc<ServerConfig>,
     /// With each protocol `x` as `x-h1h2` too.
     carrying: Arc<ServerConfig>,
+    verifier: Option<Arc<ClientVerifier>>,
 }
 
 impl ServerSide {
@@ -77,8 +87,14 @@ impl ServerSide {
             min: tls.min_version,
             max: tls.max_version,
             provider: provider_with(&tls.algorithms),
+            clock: Arc::new(DefaultTimeProvider),
             built: Mutex::new(None),
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn at(self, clock: Arc<dyn TimeProvider>) -> Self {
+        Self { clock, ..self }
     }
 
     /// Does the handshake within `limit`. Secrets not yet there are waited for as long before. With `carrying`, a
@@ -96,11 +112,15 @@ impl ServerSide {
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         let carrying = carrying && self.require_certificate;
-        let configs = self.configs(self.material.secrets(limit).await?)?;
-        let config = if carrying { configs.carrying } else { configs.plain };
+        let configured = self.configured(self.material.secrets(limit).await?)?;
+        let config = match carrying {
+            true => &configured.carrying,
+            false => &configured.plain,
+        };
         let handshake = async {
-            let stream = TlsAcceptor::from(config).accept(io).await?;
-            accepted(stream, carrying)
+            let stream = TlsAcceptor::from(config.clone()).accept(io).await?;
+            let peer = configured.peer(stream.get_ref().1)?;
+            Ok(accepted(stream, peer, carrying))
         };
         timeout(limit, handshake)
             .await
@@ -108,44 +128,51 @@ impl ServerSide {
     }
 
     /// The configurations for these secrets. When they are of no use the last good ones stay.
-    fn configs(&self, secrets: Secrets) -> Result<Configs, HandshakeError> {
+    fn configured(&self, secrets: Secrets) -> Result<Configured, HandshakeError> {
         let mut built = self.built.lock();
         if let Some(built) = &*built
             && built.secrets.same(&secrets)
         {
-            return Ok(built.configs.clone());
+            return Ok(built.configured.clone());
         }
-        let configs = match (self.build(&secrets), &*built) {
-            (Ok(configs), _) => configs,
+        let configured = match (self.build(&secrets), &*built) {
+            (Ok(configured), _) => configured,
             (Err(error), None) => return Err(error),
             (Err(error), Some(last)) => {
                 warn!(%error, "new secrets are not usable; the last good ones stay in use");
-                last.configs.clone()
+                last.configured.clone()
             }
         };
         *built = Some(Built {
             secrets,
-            configs: configs.clone(),
+            configured: configured.clone(),
         });
-        Ok(configs)
+        Ok(configured)
     }
 
-    fn build(&self, secrets: &Secrets) -> Result<Configs, HandshakeError> {
-        let builder = ServerConfig::builder_with_provider(self.provider.clone())
+    fn build(&self, secrets: &Secrets) -> Result<Configured, HandshakeError> {
+        let builder = ServerConfig::builder_with_details(self.provider.clone(), self.clock.clone())
             .with_protocol_versions(versions(self.min, self.max))
             .map_err(|error| unusable(error.to_string()))?;
-        let builder = match secrets.trust()? {
+        let verifier = match secrets.trust()? {
             Some(trust) => {
                 let names = self.names.iter().cloned().chain(trust.names).collect();
-                let verifier =
-                    ClientVerifier::new(trust.roots, Expected::Names(names), self.require_certificate)?;
-                builder.with_client_cert_verifier(Arc::new(verifier))
+                let expected = Expected::Names(names);
+                Some(Arc::new(ClientVerifier::new(
+                    trust.roots,
+                    expected,
+                    self.require_certificate,
+                )?))
             }
             None if self.require_certificate => {
                 return Err(unusable(
                     "client certificates are required, but no roots are named to verify them",
                 ));
             }
+            None => None,
+        };
+        let builder = match &verifier {
+            Some(verifier) => builder.with_client_cert_verifier(verifier.clone()),
             None => builder.with_no_client_auth(),
         };
         let key = secrets
@@ -155,34 +182,51 @@ impl ServerSide {
         config.alpn_protocols.clone_from(&self.alpn);
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
+        // Before 1.3 whoever has a ticket's key reads what was said under it, later too.
+        if only_tls13(self.min, self.max) {
+            config.ticketer = Ticketer::new().map_err(|error| unusable(error.to_string()))?;
+            // One for the next connection; that brings another.
+            config.send_tls13_tickets = 1;
+        }
         let mut carrying = config.clone();
         let names = self.alpn.iter().map(|name| [name, CARRYING.as_bytes()].concat());
         carrying.alpn_protocols = names.chain(self.alpn.iter().cloned()).collect();
-        Ok(Configs {
+        Ok(Configured {
             plain: Arc::new(config),
             carrying: Arc::new(carrying),
+            verifier,
         })
     }
 }
 
-fn accepted<IO>(stream: TlsStream<IO>, carrying: bool) -> Result<Accepted<IO>, HandshakeError> {
+impl Configured {
+    /// Who the client is. Its certificate is looked at again: rustls does not when a session was resumed, and it may
+    /// have expired since.
+    fn peer(&self, connection: &ServerConnection) -> Result<Option<Arc<PeerIdentity>>, HandshakeError> {
+        let (Some(verifier), Some([leaf, intermediates @ ..])) =
+            (&self.verifier, connection.peer_certificates())
+        else {
+            return Ok(None);
+        };
+        let now = self.plain.time_provider.current_time();
+        let now = now.ok_or(HandshakeError::Refused(rustls::Error::FailedToGetCurrentTime))?;
+        let peer = verifier.identify(leaf, intermediates, now);
+        peer.map(Some).map_err(HandshakeError::Refused)
+    }
+}
+
+fn accepted<IO>(stream: TlsStream<IO>, peer: Option<Arc<PeerIdentity>>, carrying: bool) -> Accepted<IO> {
     let (_, connection) = stream.get_ref();
-    let leaf = connection.peer_certificates().and_then(<[_]>::first);
-    let peer = match leaf.map(PeerIdentity::parse) {
-        None => None,
-        Some(Ok(peer)) => Some(Arc::new(peer)),
-        Some(Err(error)) => return Err(unusable(error.to_string())),
-    };
     let alpn = connection
         .alpn_protocol()
         .map(|name| String::from_utf8_lossy(name).into_owned());
     let sni = connection.server_name().map(str::to_owned);
     let agreed = alpn.as_ref().is_some_and(|name| name.ends_with(CARRYING));
-    Ok(Accepted {
+    Accepted {
         stream,
         carries: carrying && agreed && peer.is_some(),
         peer,
         alpn,
         sni,
-    })
+    }
 }

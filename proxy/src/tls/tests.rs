@@ -1,4 +1,6 @@
-use std::{io, sync::Arc, time::Duration};
+mod resumption;
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use rustls::{CipherSuite, NamedGroup};
 use tokio::{
@@ -103,6 +105,11 @@ struct Outcome {
     client: Result<Originated<TcpStream>, Failure>,
 }
 
+/// Where the client takes the server to be.
+fn endpoint() -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 1], 8080))
+}
+
 async fn sockets() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -130,7 +137,9 @@ async fn handshake_with(
         Ok(accepted)
     };
     let call = async {
-        let originated = client.connect(connected, pin, alpn, LIMIT).await;
+        let originated = client
+            .connect(connected, pin, alpn, Some(endpoint()), LIMIT)
+            .await;
         let mut originated = originated.map_err(|error| error.failure())?;
         let read = originated.stream.read_u8().await;
         read.map_err(|error| Failure::of(&error).unwrap_or(Failure::Io))?;

@@ -17,7 +17,9 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::{HandshakeError, PeerIdentity, PeerIdentityError, material::unusable, names, provider};
+use super::{
+    HandshakeError, PeerIdentity, PeerIdentityError, material::unusable, names, provider, verified::Verified,
+};
 use crate::model::StringMatcher;
 
 /// Who the peer must be.
@@ -30,7 +32,7 @@ pub(super) enum Expected {
 }
 
 impl Expected {
-    fn check(&self, certificate: &CertificateDer<'_>) -> Result<(), Error> {
+    fn check(&self, certificate: &CertificateDer<'_>) -> Result<Arc<PeerIdentity>, Error> {
         let identity = PeerIdentity::parse(certificate).map_err(refuse)?;
         let (fits, expected) = match self {
             Self::Principal(wanted) => (identity.principal() == Some(&**wanted), None),
@@ -40,7 +42,7 @@ impl Expected {
             ),
         };
         if fits {
-            return Ok(());
+            return Ok(Arc::new(identity));
         }
         Err(refuse(PeerIdentityError::Unexpected {
             found: identity.label().to_owned(),
@@ -74,6 +76,30 @@ pub(super) struct ServerVerifier {
     pub(super) roots: Arc<RootCertStore>,
     pub(super) expected: Expected,
     pub(super) provider: Arc<CryptoProvider>,
+    pub(super) verified: Verified,
+}
+
+impl ServerVerifier {
+    /// Who a chain, leaf first, belongs to, if it is good at this time.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub(super) fn identify(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Arc<PeerIdentity>, Error> {
+        if let Some(peer) = self.verified.find(end_entity, intermediates, now) {
+            return Ok(peer);
+        }
+        let parsed = ParsedCertificate::try_from(end_entity)?;
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
+        let peer = self.expected.check(end_entity)?;
+        self.verified.keep(end_entity, intermediates, &peer);
+        Ok(peer)
+    }
 }
 
 impl ServerCertVerifier for ServerVerifier {
@@ -85,10 +111,7 @@ impl ServerCertVerifier for ServerVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let parsed = ParsedCertificate::try_from(end_entity)?;
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
-        self.expected.check(end_entity)?;
+        self.identify(end_entity, intermediates, now)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -124,6 +147,7 @@ impl ServerCertVerifier for ServerVerifier {
 pub(super) struct ClientVerifier {
     chain: Arc<dyn ClientCertVerifier>,
     expected: Expected,
+    verified: Verified,
 }
 
 impl ClientVerifier {
@@ -143,7 +167,30 @@ impl ClientVerifier {
         let chain = builder
             .build()
             .map_err(|error| unusable(format!("client certificates cannot be verified: {error}")))?;
-        Ok(Self { chain, expected })
+        Ok(Self {
+            chain,
+            expected,
+            verified: Verified::default(),
+        })
+    }
+
+    /// Who a chain, leaf first, belongs to, if it is good at this time.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub(super) fn identify(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Arc<PeerIdentity>, Error> {
+        if let Some(peer) = self.verified.find(end_entity, intermediates, now) {
+            return Ok(peer);
+        }
+        self.chain.verify_client_cert(end_entity, intermediates, now)?;
+        let peer = self.expected.check(end_entity)?;
+        self.verified.keep(end_entity, intermediates, &peer);
+        Ok(peer)
     }
 }
 
@@ -166,9 +213,8 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
-        self.expected.check(end_entity)?;
-        Ok(verified)
+        self.identify(end_entity, intermediates, now)?;
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

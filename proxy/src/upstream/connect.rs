@@ -126,7 +126,7 @@ impl Connector {
         let pin = endpoint
             .principal()
             .map_or(Pin::Cluster, |principal| Pin::Principal(principal));
-        let connected = tls.connect(stream, pin, alpn, limit).await;
+        let connected = tls.connect(stream, pin, alpn, Some(address), limit).await;
         let result = connected.as_ref().map(|_| ()).map_err(HandshakeError::failure);
         self.handshakes.done(Direction::Outbound, result);
         match connected {
