@@ -5,7 +5,7 @@ use std::io;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
 };
 
@@ -142,7 +142,7 @@ async fn count(mut stream: TcpStream, before: u64) -> io::Result<()> {
 ///
 /// # Errors
 /// When the connection breaks.
-pub(crate) async fn calls(stream: TcpStream) -> Result<(), h2::Error> {
+pub(crate) async fn calls(stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<(), h2::Error> {
     let mut connection = h2::server::handshake(stream).await?;
     while let Some(accepted) = connection.accept().await {
         let (request, respond) = accepted?;

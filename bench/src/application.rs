@@ -14,7 +14,7 @@ use tokio::{
     task::yield_now,
 };
 
-use crate::{answers, pin};
+use crate::{answers, gathered::Gathered, pin};
 
 /// What it serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub(crate) enum Serves {
     Requests,
     /// gRPC.
     Calls,
+    /// gRPC, the answers that are due at once.
+    GatheredCalls,
     /// Bytes, as each connection asks with its first.
     Bytes,
     /// Bytes, all sent back.
@@ -110,6 +112,7 @@ async fn answer(stream: TcpStream, serves: Serves) {
     let _: io::Result<()> = match serves {
         Serves::Requests => answers::requests(stream).await,
         Serves::Calls => answers::calls(stream).await.map_err(io::Error::other),
+        Serves::GatheredCalls => answers::calls(Gathered(stream)).await.map_err(io::Error::other),
         Serves::Bytes => answers::bytes(stream).await,
         Serves::Echo => answers::echo(stream).await,
     };

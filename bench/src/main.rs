@@ -10,6 +10,7 @@ mod answers;
 mod application;
 mod bootstrap;
 mod compare;
+mod gathered;
 mod generator;
 mod instructions;
 mod load;

@@ -32,7 +32,7 @@ impl Protocol {
     pub(crate) fn served(self) -> Serves {
         match self {
             Self::Http1 => Serves::Requests,
-            Self::Grpc => Serves::Calls,
+            Self::Grpc => Serves::GatheredCalls,
             Self::Tcp | Self::TcpPlain => Serves::Bytes,
         }
     }

@@ -8,7 +8,7 @@ use h2::{RecvStream, SendStream, client::SendRequest};
 use http::Request;
 
 use super::{Lane, Outcome, Plan, dial, in_turns, on_this_thread};
-use crate::peers::HOST;
+use crate::{gathered::Gathered, peers::HOST};
 
 /// A message with its prefix of five bytes.
 const MESSAGE: usize = 256;
@@ -21,7 +21,9 @@ pub(super) fn calls(
     each: usize,
     plan: &Plan<'_>,
 ) -> anyhow::Result<Outcome> {
-    run(target, (connections, each), plan, async |sender| Ok(Call(sender)))
+    run(target, (connections, each), plan, async |sender| {
+        Call::new(sender)
+    })
 }
 
 /// Streams, `each` on each connection, with one message under way on each.
@@ -55,13 +57,13 @@ fn run<L: Lane + 'static>(
 
 /// One call on a connection of its own.
 pub(super) async fn once(target: SocketAddr) -> anyhow::Result<()> {
-    Call(connect(target).await?).turn().await
+    Call::new(connect(target).await?)?.turn().await
 }
 
 async fn connect(target: SocketAddr) -> anyhow::Result<SendRequest<Bytes>> {
     let (sender, connection) = h2::client::Builder::new()
         .initial_connection_window_size(WINDOW)
-        .handshake(dial(target).await?)
+        .handshake(Gathered(dial(target).await?))
         .await?;
     // A connection that breaks is seen by its calls.
     tokio::spawn(connection);
@@ -89,12 +91,22 @@ fn message() -> Bytes {
     Bytes::from_static(&PREFIXED)
 }
 
-struct Call(SendRequest<Bytes>);
+struct Call {
+    sender: SendRequest<Bytes>,
+    request: Request<()>,
+}
+
+impl Call {
+    fn new(sender: SendRequest<Bytes>) -> anyhow::Result<Self> {
+        let request = request("Say")?;
+        Ok(Self { sender, request })
+    }
+}
 
 impl Lane for Call {
     async fn turn(&mut self) -> anyhow::Result<()> {
-        let mut sender = self.0.clone().ready().await?;
-        let (response, mut body) = sender.send_request(request("Say")?, false)?;
+        let mut sender = self.sender.clone().ready().await?;
+        let (response, mut body) = sender.send_request(self.request.clone(), false)?;
         body.send_data(message(), true)?;
         let response = response.await?;
         ensure!(

@@ -7,20 +7,22 @@ mod open;
 mod tcp;
 
 use std::{
+    cell::RefCell,
     future::Future,
     net::SocketAddr,
+    rc::Rc,
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
 use hdrhistogram::Histogram;
-use tokio::{net::TcpStream, runtime::Builder};
+use tokio::{net::TcpStream, runtime::Builder, task::LocalSet, time::timeout};
 
 use super::scenarios::{Load, Protocol, Scenario};
 
 /// Largest latency told apart: one minute.
 const LONGEST: u64 = 60_000_000_000;
-/// How long one answer may take before the run counts as failed.
+/// How long the last answers may take before the run counts as failed.
 const ANSWER: Duration = Duration::from_secs(20);
 
 /// What a run gave.
@@ -77,7 +79,7 @@ pub(crate) fn once(target: SocketAddr, protocol: Protocol) -> anyhow::Result<()>
                 Protocol::Tcp | Protocol::TcpPlain => tcp::once(target).await,
             }
         };
-        let answered = tokio::time::timeout(Duration::from_secs(5), exchange);
+        let answered = timeout(Duration::from_secs(5), exchange);
         answered.await.context("no answer within 5 s")?
     })?
 }
@@ -101,10 +103,10 @@ trait Lane {
 
 /// Runs lanes side by side, each as fast as it is answered; `bytes` is what a turn carries.
 async fn in_turns<L: Lane + 'static>(lanes: Vec<L>, bytes: u64, plan: &Plan<'_>) -> anyhow::Result<Outcome> {
-    let (lanes, _) = turns(lanes, plan.warm).await?;
+    let (lanes, _) = turns(lanes, plan.warm, ANSWER).await?;
     (plan.mark)();
     let begin = Instant::now();
-    let (lanes, latency) = turns(lanes, plan.time).await?;
+    let (lanes, latency) = turns(lanes, plan.time, ANSWER).await?;
     let elapsed = begin.elapsed();
     (plan.mark)();
     drop(lanes);
@@ -116,37 +118,46 @@ async fn in_turns<L: Lane + 'static>(lanes: Vec<L>, bytes: u64, plan: &Plan<'_>)
     })
 }
 
-async fn turns<L: Lane + 'static>(lanes: Vec<L>, time: Duration) -> anyhow::Result<(Vec<L>, Histogram<u64>)> {
+/// Runs lanes for `time`, then waits for the last answers, but no longer than `patience`: a deadline for each request
+/// would cost as much as a part of the request.
+async fn turns<L: Lane + 'static>(
+    lanes: Vec<L>,
+    time: Duration,
+    patience: Duration,
+) -> anyhow::Result<(Vec<L>, Histogram<u64>)> {
     let end = Instant::now() + time;
-    let local = tokio::task::LocalSet::new();
+    // One for all: each is large, so with many of them none would be in the processor's cache.
+    let latency = Rc::new(RefCell::new(histogram()?));
+    let local = LocalSet::new();
     let tasks: Vec<_> = lanes
         .into_iter()
-        .map(|lane| local.spawn_local(one_lane(lane, end)))
+        .map(|lane| local.spawn_local(one_lane(lane, end, latency.clone())))
         .collect();
-    local
-        .run_until(async {
-            let (mut lanes, mut total) = (Vec::new(), histogram()?);
-            for task in tasks {
-                let (lane, latency) = task.await??;
-                lanes.push(lane);
-                total.add(latency)?;
-            }
-            Ok((lanes, total))
-        })
-        .await
+    let finished = local.run_until(async {
+        let mut lanes = Vec::new();
+        for task in tasks {
+            lanes.push(task.await??);
+        }
+        anyhow::Ok(lanes)
+    });
+    let finished = timeout(time + patience, finished).await;
+    let lanes = finished.context("a request was not answered")??;
+    Ok((lanes, latency.replace(histogram()?)))
 }
 
-async fn one_lane<L: Lane>(mut lane: L, end: Instant) -> anyhow::Result<(L, Histogram<u64>)> {
-    let mut latency = histogram()?;
+async fn one_lane<L: Lane>(
+    mut lane: L,
+    end: Instant,
+    latency: Rc<RefCell<Histogram<u64>>>,
+) -> anyhow::Result<L> {
     let mut begin = Instant::now();
     while begin < end {
-        let answered = tokio::time::timeout(ANSWER, lane.turn());
-        answered.await.context("a request was not answered")??;
+        lane.turn().await?;
         let now = Instant::now();
-        latency.saturating_record(nanos(now - begin));
+        latency.borrow_mut().saturating_record(nanos(now - begin));
         begin = now;
     }
-    Ok((lane, latency))
+    Ok(lane)
 }
 
 fn histogram() -> anyhow::Result<Histogram<u64>> {
@@ -155,4 +166,36 @@ fn histogram() -> anyhow::Result<Histogram<u64>> {
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(LONGEST).min(LONGEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answered after so long.
+    struct Answered(Duration);
+
+    impl Lane for Answered {
+        async fn turn(&mut self) -> anyhow::Result<()> {
+            tokio::time::sleep(self.0).await;
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn every_turn_counts_and_one_without_an_answer_fails() {
+        let run = |answered: [u64; 2], patience| {
+            let lanes = answered.map(|millis| Answered(Duration::from_millis(millis)));
+            let time = Duration::from_millis(60);
+            on_this_thread(turns(lanes.into(), time, patience)).unwrap()
+        };
+        let (lanes, latency) = run([5, 200], ANSWER).unwrap();
+        // One is in its first turn when the time is over; the other has had some.
+        assert_eq!(lanes.len(), 2);
+        assert!((2..=13).contains(&latency.len()), "{} turns", latency.len());
+        // Three digits are kept.
+        assert!(latency.max() > 199_000_000 && latency.min() > 4_900_000);
+        let error = run([5, 3_600_000], Duration::from_millis(100)).err().unwrap();
+        assert_eq!(error.to_string(), "a request was not answered");
+    }
 }
