@@ -1,4 +1,5 @@
 //! The comparison, small: every scenario works in pods, beside none, and what was measured is written down.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use std::{
     fs,
@@ -198,11 +199,19 @@ fn a_target_that_was_not_measured_is_missed() {
 
 #[test]
 fn nothing_is_left_of_a_run_that_is_interrupted() {
-    let marker = format!("{MARKER}={}", std::process::id());
+    // Not SIGINT: it is ignored by what a shell starts in the background.
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        interrupt(signal);
+    }
+}
+
+fn interrupt(signal: Signal) {
+    let value = format!("{}-{signal}", std::process::id());
+    let marker = format!("{MARKER}={value}");
     let mut child = Command::new(BENCH)
         .args("compare --rounds 1000 --seconds 0.2 --patience 0 --only http1-1 --ways weir --weir".split(' '))
         .arg(Path::new(BENCH).with_file_name("weir-proxy"))
-        .env(MARKER, std::process::id().to_string())
+        .env(MARKER, value)
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
@@ -224,8 +233,7 @@ fn nothing_is_left_of_a_run_that_is_interrupted() {
         started_with(&marker) > 1,
         "the sidecars are not found by the marker"
     );
-    // Not SIGINT: it is ignored by what a shell starts in the background.
-    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
+    kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
     assert!(!child.wait().unwrap().success());
     let begin = Instant::now();
     while started_with(&marker) > 0 {
