@@ -16,6 +16,7 @@ mod instructions;
 mod load;
 mod missed;
 mod ondemand;
+mod page;
 mod peers;
 mod pin;
 mod process;

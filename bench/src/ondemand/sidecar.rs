@@ -18,6 +18,7 @@ use tokio::{
 
 use super::backend;
 use crate::{
+    page,
     pin::{self, Cores},
     process::Process,
 };
@@ -141,13 +142,8 @@ impl Sidecar {
     /// # Errors
     /// When its admin page does not answer.
     pub(super) async fn listeners(&self) -> anyhow::Result<usize> {
-        let mut stream = TcpStream::connect(self.admin).await?;
-        let path = "/config_dump?resource=dynamic_listeners";
-        let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await?;
-        let mut page = Vec::new();
-        stream.read_to_end(&mut page).await?;
-        Ok(String::from_utf8_lossy(&page).matches("\"active_state\"").count())
+        let (_, dump) = page::get(self.admin, "/config_dump?resource=dynamic_listeners").await?;
+        Ok(dump.matches("\"active_state\"").count())
     }
 
     /// Resident bytes.

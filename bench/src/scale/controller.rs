@@ -8,15 +8,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, bail, ensure};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-    time::{Instant, sleep},
-};
+use anyhow::{bail, ensure};
+use tokio::time::{Instant, sleep};
 
 use super::bound::Bound;
 use crate::{
+    page,
     pin::{self, Cores},
     process::Process,
 };
@@ -132,7 +129,7 @@ impl Controller {
         let until = Instant::now() + START;
         loop {
             self.alive()?;
-            match self.get("/health/ready").await {
+            match page::get(self.health, "/health/ready").await {
                 Ok((200, _)) => return Ok(()),
                 _ if Instant::now() < until => sleep(LOOK_AGAIN).await,
                 other => bail!("the controller is not ready after {START:?}: {other:?}"),
@@ -168,23 +165,13 @@ impl Controller {
     /// # Errors
     /// When the metrics cannot be read.
     pub(crate) async fn metric(&self, name: &str) -> anyhow::Result<f64> {
-        let (status, text) = self.get("/metrics").await?;
+        let (status, text) = page::get(self.health, "/metrics").await?;
         ensure!(status == 200, "the controller's metrics answer {status}");
         let values = text.lines().filter_map(|line| {
             let rest = line.strip_prefix(name)?;
             (rest.starts_with(['{', ' '])).then(|| rest.rsplit(' ').next()?.parse::<f64>().ok())?
         });
         Ok(values.sum())
-    }
-
-    async fn get(&self, path: &str) -> anyhow::Result<(u16, String)> {
-        let mut stream = TcpStream::connect(self.health).await?;
-        let request = format!("GET {path} HTTP/1.1\r\nhost: controller\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await?;
-        let status = text.split(' ').nth(1).context("no status")?.parse()?;
-        Ok((status, text))
     }
 }
 
