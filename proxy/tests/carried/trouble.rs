@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::TcpSocket, task::yield_now};
+use tokio::task::yield_now;
 use weir_proxy::model::{Action, Http, Rbac, Retry, RetryOn, Terminal};
 
 use super::{
@@ -19,9 +19,6 @@ use super::{
         soon,
     },
 };
-
-/// Bytes of an answer that no window takes whole.
-const LARGE: usize = 2 * 1024 * 1024;
 
 #[tokio::test]
 async fn requests_under_load_survive_a_drain() {
@@ -164,37 +161,4 @@ async fn an_upgrade_has_a_connection_of_its_own() {
     let answered = answer(&pair, &app.cases[0]).await;
     assert!(answered.starts_with(b"HTTP/1.1 101") && answered.ends_with(b"early"));
     assert_eq!(handshakes(&pair), before + 1);
-}
-
-#[tokio::test]
-async fn clients_that_take_nothing_hold_up_no_others() {
-    let app = App::new(vec![case(
-        "large",
-        (GET, END),
-        (
-            &format!(
-                "HTTP/1.1 200 OK\r\ncontent-length: {LARGE}\r\n\r\n{}",
-                "x".repeat(LARGE)
-            ),
-            "",
-        ),
-    )]);
-    let pair = secured(&app).await;
-    let _held = hold(&pair, &app).await;
-    let before = handshakes(&pair);
-    let mut slow = Vec::new();
-    for _ in 0..20 {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.set_recv_buffer_size(4096).unwrap();
-        let mut client = Wire::new(socket.connect(pair.http).await.unwrap());
-        client.send(&app.cases[0].request).await;
-        client.head().await;
-        slow.push(client);
-    }
-    let mut client = Wire::connect(pair.http).await;
-    for _ in 0..300 {
-        client.send(GET).await;
-        assert!(client.head().await.starts_with("http/1.1 204"));
-    }
-    assert_eq!(handshakes(&pair), before);
 }

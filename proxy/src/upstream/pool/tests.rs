@@ -37,9 +37,13 @@ impl Server {
                 let (stream, _) = listener.accept().await.unwrap();
                 accepted.fetch_add(1, Ordering::SeqCst);
                 let permits = permits.clone();
-                let service = service_fn(move |_| {
+                let service = service_fn(move |request: Request<_>| {
                     let permits = permits.clone();
                     async move {
+                        if request.uri().path() == "/large" {
+                            let large = vec![0; 2 * limits::STREAM_WINDOW as usize];
+                            return Ok(Response::new(Body::full(large)));
+                        }
                         permits.acquire().await.unwrap().forget();
                         Ok::<_, Infallible>(Response::new(Body::full("ok")))
                     }
@@ -90,10 +94,14 @@ impl Server {
 type Answer = Result<Response<Body>, SendError>;
 
 fn ask(endpoint: &Arc<Endpoint>, http2: bool) -> JoinHandle<Answer> {
+    ask_for(endpoint, "http://app/", http2)
+}
+
+fn ask_for(endpoint: &Arc<Endpoint>, uri: &'static str, http2: bool) -> JoinHandle<Answer> {
     let endpoint = endpoint.clone();
     tokio::spawn(async move {
         let connector = Connector::new(Dialer::default(), &Telemetry::default());
-        let request = Request::get("http://app/").body(Body::empty()).unwrap();
+        let request = Request::get(uri).body(Body::empty()).unwrap();
         let begun = endpoint.begin()?;
         if http2 {
             begun.send_http2(&connector, request).await
@@ -226,6 +234,22 @@ async fn a_burst_over_http2_shares_one_connection() {
     server.permits.add_permits(50);
     for asked in asked {
         read(asked).await;
+    }
+    assert_eq!(server.accepted(), 1);
+}
+
+#[tokio::test]
+async fn responses_that_no_one_reads_hold_up_no_others() {
+    let server = Server::start(true).await;
+    let endpoint = server.endpoint(Limits::default(), &Arc::default());
+    let mut unread = Vec::new();
+    for _ in 1..STREAMS {
+        let asked = ask_for(&endpoint, "http://app/large", true);
+        unread.push(soon(asked).await.unwrap().unwrap());
+    }
+    for _ in 0..50 {
+        server.permits.add_permits(1);
+        read(ask(&endpoint, true)).await;
     }
     assert_eq!(server.accepted(), 1);
 }
