@@ -284,18 +284,19 @@ mod tests {
             ..Carriers::default()
         };
         let heard = Arc::<AtomicU64>::default();
-        carriers.connections.lock().push(Carrier {
+        let carrier = Carrier {
             shared: shared().await,
             heard: heard.clone(),
-        });
+        };
+        carriers.connections.lock().push(carrier);
         let first = carriers.share().unwrap();
-        let _second = carriers.share().unwrap();
+        let second = carriers.share().unwrap();
         let unheard = heard.swap(0, Ordering::Relaxed);
         assert!(carriers.share().is_none());
         carriers.sweep();
         heard.store(unheard, Ordering::Relaxed);
         assert!(carriers.share().is_some());
-        drop((first, _second));
+        drop((first, second));
         heard.store(0, Ordering::Relaxed);
         assert!(carriers.share().is_some());
         carriers.sweep();
