@@ -141,7 +141,7 @@ async fn terminate(
     facts: &Facts,
 ) -> Result<Accepted<Replay>, Reason> {
     let handshakes = &context.telemetry.handshakes;
-    match tls.accept(client, HANDSHAKE, carrying).await {
+    match tls.accept(client.ahead(), HANDSHAKE, carrying).await {
         Ok(accepted) => {
             handshakes.done(direction, Ok(()));
             Ok(accepted)

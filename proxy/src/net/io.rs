@@ -24,7 +24,7 @@ pub enum Io {
     /// Opened, plain.
     Opened(TcpStream),
     /// Opened, TLS begun here.
-    Originated(Box<client::TlsStream<TcpStream>>),
+    Originated(Box<client::TlsStream<Replay>>),
 }
 
 impl Io {
@@ -34,7 +34,7 @@ impl Io {
             Self::Plain(stream) => stream.stream(),
             Self::Terminated(stream) => stream.get_ref().0.stream(),
             Self::Opened(stream) => stream,
-            Self::Originated(stream) => stream.get_ref().0,
+            Self::Originated(stream) => stream.get_ref().0.stream(),
         }
     }
 }

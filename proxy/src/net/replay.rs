@@ -1,9 +1,9 @@
-//! A stream whose first bytes were looked at and are read again.
+//! A stream whose first bytes were looked at and are read again, and that may be read ahead.
 
 use std::{
     io::{self, IoSlice},
-    pin::Pin,
-    task::{Context, Poll},
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
 };
 
 use bytes::{Buf, BytesMut};
@@ -12,11 +12,17 @@ use tokio::{
     net::TcpStream,
 };
 
+/// Bytes read at a time from a stream that brings much: two TLS records.
+const MUCH: usize = 32 * 1024;
+
 /// A stream that gives the bytes already read before those still to come.
 #[derive(Debug)]
 pub struct Replay<S = TcpStream> {
     seen: BytesMut,
     stream: S,
+    ahead: bool,
+    /// The last read brought as much as was asked for, or more.
+    much: bool,
 }
 
 impl<S: AsyncRead + Unpin> Replay<S> {
@@ -25,7 +31,14 @@ impl<S: AsyncRead + Unpin> Replay<S> {
         Self {
             seen: BytesMut::new(),
             stream,
+            ahead: false,
+            much: false,
         }
+    }
+
+    /// The same, of which more is read than was asked for while it brings much: TLS asks for 4 KiB at a time.
+    pub fn ahead(self) -> Self {
+        Self { ahead: true, ..self }
     }
 
     /// The bytes looked at so far.
@@ -48,6 +61,18 @@ impl<S: AsyncRead + Unpin> Replay<S> {
     }
 }
 
+impl<S: AsyncRead + Unpin> Replay<S> {
+    /// Reads as much as there is. An idle stream holds no buffer.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.seen.reserve(MUCH);
+        let read = pin!(self.stream.read_buf(&mut self.seen)).poll(cx);
+        if self.seen.is_empty() {
+            self.seen = BytesMut::new();
+        }
+        read.map_ok(drop)
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -55,7 +80,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.seen.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, buf);
+            let asked = buf.remaining();
+            if !self.much {
+                let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+                self.much = self.ahead && buf.remaining() == 0 && (1..MUCH).contains(&asked);
+                return read;
+            }
+            ready!(self.poll_ahead(cx))?;
+            self.much = self.seen.len() >= asked;
         }
         let length = self.seen.len().min(buf.remaining());
         buf.put_slice(&self.seen[..length]);
@@ -90,5 +122,73 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Replay<S> {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Brings so many bytes, and counts how often it is read.
+    struct Source {
+        left: usize,
+        reads: usize,
+    }
+
+    impl AsyncRead for Source {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            self.reads += 1;
+            if self.left == 0 {
+                return Poll::Pending;
+            }
+            let length = buf.remaining().min(self.left);
+            buf.put_slice(&vec![0; length]);
+            self.left -= length;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// Reads 4 KiB at a time until there is no more for now.
+    async fn drain(stream: &mut Replay<Source>) -> usize {
+        let mut total = 0;
+        std::future::poll_fn(|cx| {
+            loop {
+                let mut buffer = [0; 4096];
+                let mut buffer = ReadBuf::new(&mut buffer);
+                match Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
+                    Poll::Ready(read) => read.unwrap(),
+                    Poll::Pending => return Poll::Ready(()),
+                }
+                total += buffer.filled().len();
+            }
+        })
+        .await;
+        total
+    }
+
+    #[tokio::test]
+    async fn much_is_read_in_few_pieces() {
+        let source = |left| Replay::new(Source { left, reads: 0 }).ahead();
+        let mut bulk = source(512 * 1024);
+        assert_eq!(drain(&mut bulk).await, 512 * 1024);
+        assert!(bulk.stream.reads <= 512 / 32 + 2, "{} reads", bulk.stream.reads);
+        assert_eq!(bulk.seen.capacity(), 0, "an idle connection holds a buffer");
+        bulk.stream.left = 8 * 1024;
+        bulk.stream.reads = 0;
+        assert_eq!(drain(&mut bulk).await, 8 * 1024);
+        assert_eq!(bulk.stream.reads, 2, "the next piece, and the end of it");
+        bulk.stream.left = 10;
+        assert_eq!(drain(&mut bulk).await, 10);
+        assert!(!bulk.much);
+
+        let mut small = source(100);
+        assert_eq!(drain(&mut small).await, 100);
+        assert_eq!(small.seen.capacity(), 0);
+        small.stream.left = 10;
+        assert_eq!(drain(&mut small).await, 10, "what comes later is read too");
     }
 }

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::Endpoint;
 use crate::{
     model::Direction,
-    net::{DialError, Dialer, Io},
+    net::{DialError, Dialer, Io, Replay},
     reason::Reason,
     telemetry::{Connections, Handshakes, Telemetry},
     tls::{CARRYING, ClientSide, HandshakeError, Pin},
@@ -126,6 +126,7 @@ impl Connector {
         let pin = endpoint
             .principal()
             .map_or(Pin::Cluster, |principal| Pin::Principal(principal));
+        let stream = Replay::new(stream).ahead();
         let connected = tls.connect(stream, pin, alpn, Some(address), limit).await;
         let result = connected.as_ref().map(|_| ()).map_err(HandshakeError::failure);
         self.handshakes.done(Direction::Outbound, result);
