@@ -132,3 +132,34 @@ async fn bodies_larger_than_the_windows_pass() {
             && echoed[sent / 2..].iter().all(|byte| *byte == b'b')
     );
 }
+
+/// Among several threads a connection holds its writes back for others: no one may wait for what is held.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_take_turns_never_wait_for_a_write() {
+    let pair = Pair::start().await;
+    let address = pair.http;
+    serve(pair);
+    let sender = client(address).await;
+    let turns = (0..16).map(|stream| {
+        let mut sender = sender.clone();
+        tokio::spawn(async move {
+            let (upload, request) = call();
+            let response = soon(sender.send_request(request)).await.unwrap();
+            let mut body = response.into_body();
+            for turn in 0..20 {
+                let message = Bytes::from(vec![stream; 1 + usize::from(stream) * 100 * turn]);
+                upload.unbounded_send(Ok(Frame::data(message.clone()))).unwrap();
+                let mut left = message.len();
+                while left > 0 {
+                    let data = soon(body.frame()).await.unwrap().unwrap().into_data().unwrap();
+                    assert!(data.iter().all(|byte| *byte == stream));
+                    left = left.checked_sub(data.len()).unwrap();
+                }
+            }
+        })
+    });
+    let turns: Vec<_> = turns.collect();
+    for turn in turns {
+        turn.await.unwrap();
+    }
+}
