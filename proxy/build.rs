@@ -1,7 +1,7 @@
 //! Lays out the release program: the functions that run at the start and for requests, named in `order.txt`, lie
 //! together. The kernel brings code into memory by 64 KiB, so that what lies between them would be there, too.
 
-use std::{env, error::Error, fmt::Write as _, fs, path::PathBuf};
+use std::{env, error::Error, fmt::Write as _, fs, path::PathBuf, process::Command};
 
 const ORDER: &str = "order.txt";
 
@@ -26,7 +26,25 @@ fn main() -> Result<(), Box<dyn Error>> {
     let path = PathBuf::from(env::var("OUT_DIR")?).join("order.ld");
     fs::write(&path, script)?;
     println!("cargo::rustc-link-arg-bins=-Wl,-T,{}", path.display());
-    // A table of relocations that is read whole at the start: 8 KiB instead of 700.
-    println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+    if packs_relocations() {
+        // A table that is read whole at the start: 8 KiB instead of 700.
+        println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+    }
     Ok(())
+}
+
+/// Whether the C library here can unpack them: glibc can since 2.36, and an older one would not start the program.
+fn packs_relocations() -> bool {
+    let Ok(asked) = Command::new("getconf").arg("GNU_LIBC_VERSION").output() else {
+        return false;
+    };
+    let answer = String::from_utf8_lossy(&asked.stdout);
+    let version = answer
+        .trim()
+        .strip_prefix("glibc ")
+        .and_then(|version| version.split_once('.'));
+    version.is_some_and(|(major, minor)| match (major.parse(), minor.parse()) {
+        (Ok(major), Ok(minor)) => (2, 36) <= (major, minor),
+        _ => false,
+    })
 }
