@@ -33,6 +33,7 @@ pub mod control;
 pub mod detect;
 pub mod drain;
 pub mod http;
+pub mod http1;
 pub mod identity;
 pub mod inbound;
 pub mod introspect;

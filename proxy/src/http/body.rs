@@ -14,7 +14,11 @@ use hyper::body::Incoming;
 use tokio::time::timeout;
 
 use super::{flow::Watch, repeat::Repeated};
-use crate::{telemetry::Measured, upstream::Lease};
+use crate::{
+    http1::{self, Switched},
+    telemetry::Measured,
+    upstream::Lease,
+};
 
 /// Most bytes, and the longest time, that a body no one wants is read for.
 const DISCARDED: usize = 256 * 1024;
@@ -30,7 +34,11 @@ pub struct Body {
 enum Kind {
     Full(Option<Bytes>),
     Incoming(Incoming),
-    Leased {
+    Http1 {
+        incoming: http1::Incoming,
+        lease: Option<Lease>,
+    },
+    Tunnelled {
         incoming: Incoming,
         lease: Option<Lease>,
     },
@@ -46,9 +54,12 @@ enum Kind {
 /// Why a body broke off.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
-    /// The connection it came over failed.
+    /// The client's connection failed.
     #[error(transparent)]
     Http(#[from] hyper::Error),
+    /// The endpoint's did.
+    #[error("the response broke off: {0}")]
+    Http1(#[source] Box<http1::Error>),
     /// The HTTP/2 stream it came over did.
     #[error("the stream broke off: {0}")]
     Http2(#[source] h2::Error),
@@ -88,8 +99,19 @@ impl Body {
     }
 
     /// What comes over a pooled connection, which is given back at the end.
-    pub fn leased(incoming: Incoming, lease: Lease) -> Self {
-        Self::of(Kind::Leased {
+    pub(crate) fn http1(mut incoming: http1::Incoming, mut lease: Lease) -> Self {
+        if let Some(connection) = incoming.take_connection() {
+            lease.put_back(connection);
+        }
+        Self::of(Kind::Http1 {
+            incoming,
+            lease: Some(lease),
+        })
+    }
+
+    /// What comes over a connection of its own.
+    pub(crate) fn tunnelled(incoming: Incoming, lease: Lease) -> Self {
+        Self::of(Kind::Tunnelled {
             incoming,
             lease: Some(lease),
         })
@@ -140,7 +162,17 @@ impl Body {
     /// Takes what the body holds of its connection; whoever has it now ends it.
     pub fn take_lease(&mut self) -> Option<Lease> {
         match &mut self.kind {
-            Kind::Leased { lease, .. } | Kind::Stream { lease, .. } => lease.take(),
+            Kind::Http1 { lease, .. } | Kind::Tunnelled { lease, .. } | Kind::Stream { lease, .. } => {
+                lease.take()
+            }
+            Kind::Full(_) | Kind::Incoming(_) | Kind::Repeated(_) => None,
+        }
+    }
+
+    /// The endpoint's connection, where it agreed to another protocol on it.
+    pub(super) fn take_switched(&mut self) -> Option<Switched> {
+        match &mut self.kind {
+            Kind::Http1 { incoming, .. } => incoming.take_switched(),
             _ => None,
         }
     }
@@ -157,9 +189,10 @@ impl http_body::Body for Body {
         let body = &mut *self;
         let polled = match &mut body.kind {
             Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Kind::Incoming(incoming) | Kind::Leased { incoming, .. } => {
+            Kind::Incoming(incoming) | Kind::Tunnelled { incoming, .. } => {
                 Pin::new(incoming).poll_frame(cx).map_err(BodyError::Http)
             }
+            Kind::Http1 { incoming, lease } => poll_http1(incoming, lease, cx),
             Kind::Stream {
                 stream, data_done, ..
             } => poll_stream(stream, data_done, cx),
@@ -174,7 +207,8 @@ impl http_body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Full(bytes) => bytes.is_none(),
-            Kind::Incoming(incoming) | Kind::Leased { incoming, .. } => incoming.is_end_stream(),
+            Kind::Incoming(incoming) | Kind::Tunnelled { incoming, .. } => incoming.is_end_stream(),
+            Kind::Http1 { incoming, .. } => incoming.is_end_stream(),
             Kind::Stream { stream, .. } => stream.is_end_stream(),
             Kind::Repeated(repeated) => repeated.is_end_stream(),
         }
@@ -183,13 +217,29 @@ impl http_body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Kind::Incoming(incoming) | Kind::Leased { incoming, .. } => incoming.size_hint(),
+            Kind::Incoming(incoming) | Kind::Tunnelled { incoming, .. } => incoming.size_hint(),
+            Kind::Http1 { incoming, .. } => incoming.size_hint(),
             // Its length, where it is known, is in the response's head.
             Kind::Stream { stream, .. } if stream.is_end_stream() => SizeHint::with_exact(0),
             Kind::Stream { .. } => SizeHint::default(),
             Kind::Repeated(repeated) => repeated.size_hint(),
         }
     }
+}
+
+/// The next frame of a response over HTTP/1. With the last its connection goes back.
+fn poll_http1(
+    incoming: &mut http1::Incoming,
+    lease: &mut Option<Lease>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    let polled = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+    if let Some(lease) = lease
+        && let Some(connection) = incoming.take_connection()
+    {
+        lease.put_back(connection);
+    }
+    Poll::Ready(polled.map(|frame| frame.map_err(|error| BodyError::Http1(Box::new(error)))))
 }
 
 /// The next frame of a stream: data, then perhaps trailers. That the peer needs no more of the request

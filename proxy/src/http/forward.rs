@@ -95,8 +95,11 @@ pub(super) async fn answer(
         response.status() == StatusCode::SWITCHING_PROTOCOLS || connect && response.status().is_success();
     match client.zip(asked) {
         Some((client, asked)) if switched => {
+            let endpoint = match response.body_mut().take_switched() {
+                Some(switched) => upgrade::Endpoint::Switched(Box::new(switched)),
+                None => upgrade::Endpoint::Stream(hyper::upgrade::on(&mut response)),
+            };
             let lease = response.body_mut().take_lease();
-            let endpoint = hyper::upgrade::on(&mut response);
             let guard = session.context.drain.guard();
             let revoked = revoked(session.clone(), asked);
             tokio::spawn(upgrade::splice(

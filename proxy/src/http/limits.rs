@@ -2,6 +2,8 @@
 
 /// Largest HTTP/1 request header, in bytes; beyond, the client gets 431. Above Envoy's default of 60 KiB.
 pub const HEADER_BYTES: usize = 68 * 1024;
+/// Largest HTTP/1 response header, in bytes.
+pub const RESPONSE_HEADER_BYTES: usize = 400 * 1024;
 /// Largest HTTP/2 header list, in bytes as RFC 9113 §6.5.2 counts them (32 more for each field).
 pub const HEADER_LIST_BYTES: u32 = 80 * 1024;
 /// The same of a response. An HTTP/1 response's header may be 408 KiB long, and HTTP/2 may carry it.

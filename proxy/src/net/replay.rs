@@ -41,6 +41,14 @@ impl<S: AsyncRead + Unpin> Replay<S> {
         Self { ahead: true, ..self }
     }
 
+    /// A stream of which these bytes were read already.
+    pub fn after(seen: BytesMut, stream: S) -> Self {
+        Self {
+            seen,
+            ..Self::new(stream)
+        }
+    }
+
     /// The bytes looked at so far.
     pub fn seen(&self) -> &[u8] {
         &self.seen

@@ -59,7 +59,8 @@ pub(super) struct Pool {
 impl Pool {
     pub(super) fn retire(&self) {
         self.retired.store(true, Ordering::Release);
-        self.http1.lock().clear();
+        let idle = std::mem::take(&mut *self.http1.lock());
+        idle.into_iter().for_each(Idle::close);
         self.http2.lock().clear();
         self.carriers.retire();
     }
@@ -70,7 +71,7 @@ impl Pool {
 
     pub(super) fn sweep(&self) {
         let mut idle = self.http1.lock();
-        idle.retain(|idle| !idle.http1.sender.is_closed() && idle.since.elapsed() < IDLE);
+        idle.retain_mut(Idle::is_usable);
         if idle.is_empty() {
             idle.shrink_to_fit();
         }
@@ -162,7 +163,8 @@ impl InFlight {
             drop(open);
         });
         let response = sender.send_request(request).await?;
-        Ok(self.leased(response, Connection::Tunnel))
+        let lease = self.lease(Connection::Tunnel);
+        Ok(response.map(|incoming| Body::tunnelled(incoming, lease)))
     }
 }
 

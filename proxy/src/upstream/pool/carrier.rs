@@ -189,7 +189,7 @@ impl Endpoint {
         let opened = connector.connect(self, Purpose::Http1).await?;
         carriers.learn(opened.carries);
         if !opened.carries {
-            return Ok(Found::Http1(Http1::begin(opened.io, open).await?));
+            return Ok(Found::Http1(Http1::new(opened.io, open)));
         }
         let mut carrier = Carrier {
             shared: Shared::open(opened.io, open).await?,

@@ -1,7 +1,7 @@
 //! Why a request got no response.
 
 use super::super::{ConnectError, Overflow};
-use crate::{http::BodyError, reason::Reason, retry::Failure};
+use crate::{http::BodyError, http1, reason::Reason, retry::Failure};
 
 /// Why a request got no response.
 #[derive(Debug, thiserror::Error)]
@@ -14,13 +14,25 @@ pub enum SendError {
     Overflow(#[from] Overflow),
     /// The connection broke, or what came back is not HTTP.
     #[error("the endpoint gave no response: {0}")]
-    Http(#[from] hyper::Error),
+    Http1(#[source] http1::Error),
     /// The same over HTTP/2.
     #[error("the endpoint gave no response: {0}")]
     Http2(#[from] h2::Error),
+    /// The same of a CONNECT over HTTP/2.
+    #[error("the endpoint gave no response: {0}")]
+    Tunnel(#[from] hyper::Error),
     /// The request's own body broke off.
     #[error("the request broke off: {0}")]
     Body(#[source] BodyError),
+}
+
+impl From<http1::Error> for SendError {
+    fn from(error: http1::Error) -> Self {
+        match error {
+            http1::Error::Body(error) => Self::Body(error),
+            error => Self::Http1(error),
+        }
+    }
 }
 
 impl SendError {
@@ -29,9 +41,9 @@ impl SendError {
         match self {
             Self::Connect(error) => error.reason(),
             Self::Overflow(_) => Reason::Overflow,
-            Self::Http(error) if error.is_parse() => Reason::UpstreamProtocol,
-            Self::Http(error) if error.is_user() => Reason::ClientReset,
-            Self::Http(_) | Self::Http2(_) => Reason::UpstreamReset,
+            Self::Http1(http1::Error::Malformed(_)) => Reason::UpstreamProtocol,
+            Self::Http1(http1::Error::Length(_)) => Reason::ClientReset,
+            Self::Http1(_) | Self::Http2(_) | Self::Tunnel(_) => Reason::UpstreamReset,
             Self::Body(_) => Reason::ClientReset,
         }
     }
@@ -39,8 +51,8 @@ impl SendError {
     /// Whether the connection broke before a response; what came back, if anything, was no nonsense.
     pub fn broke(&self) -> bool {
         match self {
-            Self::Http(error) => !error.is_parse() && !error.is_user(),
-            Self::Http2(_) => true,
+            Self::Http1(error) => matches!(error, http1::Error::Io(_) | http1::Error::Closed),
+            Self::Http2(_) | Self::Tunnel(_) => true,
             Self::Connect(_) | Self::Overflow(_) | Self::Body(_) => false,
         }
     }
@@ -50,11 +62,11 @@ impl SendError {
         match self {
             Self::Connect(_) => Some(Failure::Connect),
             Self::Overflow(_) | Self::Body(_) => None,
-            Self::Http(error) if error.is_user() => None,
+            Self::Http1(http1::Error::Length(_)) => None,
             Self::Http2(error) if error.reason() == Some(h2::Reason::REFUSED_STREAM) => {
                 Some(Failure::RefusedStream)
             }
-            Self::Http(_) | Self::Http2(_) => Some(Failure::Reset),
+            Self::Http1(_) | Self::Http2(_) | Self::Tunnel(_) => Some(Failure::Reset),
         }
     }
 }

@@ -3,11 +3,6 @@
 use std::{pin::pin, time::Instant};
 
 use http::{Request, Response};
-use hyper::{
-    body::Incoming,
-    client::conn::{TrySendError, http1},
-};
-use hyper_util::rt::TokioIo;
 
 use super::{
     super::{Connector, Endpoint, InFlight, Purpose, usage::Kind},
@@ -15,52 +10,55 @@ use super::{
     lease::Connection,
     open::Open,
 };
-use crate::{
-    http::{Body, limits},
-    net::Io,
-};
+use crate::{http::Body, http1, net::Io};
 
 pub(super) struct Idle {
-    pub(super) http1: Http1,
-    pub(super) since: Instant,
+    http1: Http1,
+    since: Instant,
 }
 
 /// An HTTP/1 connection.
 pub(super) struct Http1 {
-    pub(super) sender: http1::SendRequest<Body>,
+    pub(super) connection: Box<http1::Connection>,
+    pub(super) account: Account,
+}
+
+/// What is counted of an HTTP/1 connection.
+pub(super) struct Account {
     /// Requests sent over it.
     pub(super) used: u32,
+    _open: Open,
+}
+
+impl Idle {
+    pub(super) fn is_usable(&mut self) -> bool {
+        self.since.elapsed() < IDLE && self.http1.connection.is_reusable()
+    }
+
+    pub(super) fn close(self) {
+        self.http1.close();
+    }
 }
 
 impl Http1 {
-    /// Begins HTTP/1 on a connection, and drives it until it ends; `open` counts as long.
-    pub(super) async fn begin(io: Io, open: Open) -> Result<Self, SendError> {
-        let (sender, connection) = http1::Builder::new()
-            .max_headers(limits::HEADERS)
-            .handshake(TokioIo::new(io))
-            .await?;
-        tokio::spawn(async move {
-            // An error reaches the request that suffers from it; an idle connection just ends.
-            let _ = connection.with_upgrades().await;
-            drop(open);
-        });
-        Ok(Self { sender, used: 0 })
+    /// A new connection; `open` counts as long as it lives.
+    pub(super) fn new(io: Io, open: Open) -> Self {
+        Self {
+            connection: Box::new(http1::Connection::new(io)),
+            account: Account { used: 0, _open: open },
+        }
     }
 
-    async fn send(
-        &mut self,
-        request: Request<Body>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Body>>> {
-        self.used = self.used.saturating_add(1);
-        self.sender.try_send_request(request).await
+    pub(super) fn close(self) {
+        self.connection.close();
     }
 }
 
 impl Pool {
     pub(super) fn take(&self) -> Option<Http1> {
         let mut pooled = self.http1.lock();
-        while let Some(idle) = pooled.pop_back() {
-            if idle.http1.sender.is_ready() && idle.since.elapsed() < IDLE {
+        while let Some(mut idle) = pooled.pop_back() {
+            if idle.is_usable() {
                 return Some(idle.http1);
             }
         }
@@ -84,38 +82,38 @@ impl InFlight {
     pub async fn send_http1(
         self,
         connector: &Connector,
-        mut request: Request<Body>,
+        request: Request<Body>,
         fresh: bool,
     ) -> Result<Response<Body>, SendError> {
         let pooled = (!fresh).then(|| self.endpoint().pool.take()).flatten();
-        if let Some(mut http1) = pooled {
-            match http1.send(request).await {
-                Ok(response) => return Ok(self.leased(response, Connection::Http1(Some(http1)))),
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) => request = unsent,
-                    None => return Err(error.into_error().into()),
-                },
-            }
-        }
-        // Apart, so that the future of a request on a warm connection stays small: it is moved several times.
-        let http1 = match Box::pin(self.endpoint().http1(connector)).await {
-            Ok(http1) => http1,
-            Err(error) => {
-                request.into_body().discard();
-                return Err(error);
-            }
+        let http1 = match pooled {
+            Some(http1) => http1,
+            // Apart, so that the future of a request on a warm connection stays small: it is moved several times.
+            None => match Box::pin(self.endpoint().http1(connector)).await {
+                Ok(http1) => http1,
+                Err(error) => {
+                    request.into_body().discard();
+                    return Err(error);
+                }
+            },
         };
         self.send_over(http1, request).await
     }
 
-    /// Sends a request over this new connection.
+    /// Sends a request over this connection, which is its own until the response was read.
     pub(super) async fn send_over(
         self,
-        mut http1: Http1,
+        http1: Http1,
         request: Request<Body>,
     ) -> Result<Response<Body>, SendError> {
-        let response = http1.send(request).await.map_err(TrySendError::into_error)?;
-        Ok(self.leased(response, Connection::Http1(Some(http1))))
+        let Http1 {
+            connection,
+            mut account,
+        } = http1;
+        account.used = account.used.saturating_add(1);
+        let response = connection.send(request).await?;
+        let lease = self.lease(Connection::Http1(None, Some(account)));
+        Ok(response.map(|incoming| Body::http1(incoming, lease)))
     }
 }
 
@@ -151,6 +149,6 @@ impl Endpoint {
         };
         let opened = connector.connect(self, purpose).await?;
         self.pool.carriers.learn(opened.carries);
-        Http1::begin(opened.io, open).await
+        Ok(Http1::new(opened.io, open))
     }
 }

@@ -2,16 +2,12 @@
 
 use std::sync::Arc;
 
-use http::Response;
-use hyper::body::Incoming;
-
 use super::{
     super::{Endpoint, InFlight},
-    IDLE,
-    http1::Http1,
+    http1::{Account, Http1},
     http2::Stream,
 };
-use crate::http::Body;
+use crate::http1;
 
 /// What a response holds while its body is read: the endpoint's load and the connection it came over.
 pub struct Lease {
@@ -21,7 +17,8 @@ pub struct Lease {
 
 /// The connection that a response comes over.
 pub(super) enum Connection {
-    Http1(Option<Http1>),
+    /// It comes back when the response was read.
+    Http1(Option<Box<http1::Connection>>, Option<Account>),
     Http2(#[expect(dead_code, reason = "counts while it lives")] Stream),
     /// Of this request alone.
     Tunnel,
@@ -32,6 +29,13 @@ impl Lease {
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         self.in_flight.endpoint()
     }
+
+    /// Takes an HTTP/1 connection whose response was read; it is free for others when the lease ends.
+    pub(crate) fn put_back(&mut self, connection: Box<http1::Connection>) {
+        if let Connection::Http1(back, _) = &mut self.connection {
+            *back = Some(connection);
+        }
+    }
 }
 
 impl InFlight {
@@ -41,36 +45,24 @@ impl InFlight {
             connection,
         }
     }
-
-    pub(super) fn leased(self, response: Response<Incoming>, connection: Connection) -> Response<Body> {
-        let lease = self.lease(connection);
-        response.map(|incoming| Body::leased(incoming, lease))
-    }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let Connection::Http1(http1) = &mut self.connection else {
+        let Connection::Http1(connection, account) = &mut self.connection else {
             return;
         };
-        let Some(mut http1) = http1.take().filter(|http1| !http1.sender.is_closed()) else {
+        let Some((connection, account)) = connection.take().zip(account.take()) else {
             return;
         };
         let endpoint = self.in_flight.endpoint();
         let limit = endpoint.cluster().limits.requests_per_connection;
-        if limit.is_some_and(|limit| http1.used >= limit) {
-            return;
-        }
-        if http1.sender.is_ready() {
+        let spent = limit.is_some_and(|limit| account.used >= limit);
+        let http1 = Http1 { connection, account };
+        if spent {
+            http1.close();
+        } else {
             endpoint.give(http1);
-        } else if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            // The request's body may still be on its way, or the connection's task has not run since.
-            let endpoint = endpoint.clone();
-            runtime.spawn(async move {
-                if let Ok(Ok(())) = tokio::time::timeout(IDLE, http1.sender.ready()).await {
-                    endpoint.give(http1);
-                }
-            });
         }
     }
 }

@@ -1,0 +1,169 @@
+//! One connection, for one request after the other.
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker, ready},
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response, StatusCode, header::UPGRADE, response};
+use http_body::Body;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+use super::{
+    Error, Incoming,
+    framing::{Framing, keeps_alive},
+    head,
+    incoming::{FIRST_READ, Source},
+    upload::Upload,
+};
+use crate::{
+    http::{BodyError, limits},
+    net::Io,
+};
+
+/// A connection that no request is under way on.
+#[derive(Debug)]
+pub struct Connection<T = Io> {
+    io: T,
+}
+
+impl<T> Connection<T>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    /// Over a stream of which nothing was read.
+    pub fn new(io: T) -> Self {
+        Self { io }
+    }
+
+    pub(super) fn io(&mut self) -> &mut T {
+        &mut self.io
+    }
+
+    pub(super) fn into_io(self) -> T {
+        self.io
+    }
+
+    /// Whether the endpoint has neither closed it nor sent anything that no one asked for.
+    pub fn is_reusable(&mut self) -> bool {
+        let mut byte = [0];
+        let mut byte = ReadBuf::new(&mut byte);
+        let mut cx = Context::from_waker(Waker::noop());
+        Pin::new(&mut self.io).poll_read(&mut cx, &mut byte).is_pending()
+    }
+
+    /// Ends it politely, as far as that needs no waiting.
+    pub fn close(mut self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        let _ = Pin::new(&mut self.io).poll_shutdown(&mut cx);
+    }
+
+    /// Sends a request, and gives the response as soon as its head is there. What is left of the request's body then
+    /// is sent beside it.
+    ///
+    /// # Errors
+    /// When the connection, the request's body or the response breaks off. The connection is closed then.
+    pub async fn send<B>(mut self: Box<Self>, request: Request<B>) -> Result<Response<Incoming<T>>, Error>
+    where
+        B: Body<Data = Bytes, Error = BodyError> + Unpin + Send + 'static,
+    {
+        let method = request.method().clone();
+        let upgrading = request.headers().contains_key(UPGRADE);
+        let mut asking = Asking {
+            upload: Some(Upload::new(request)?),
+            broken: None,
+            read: BytesMut::new(),
+        };
+        let answer = poll_fn(|cx| asking.poll(cx, &mut self.io));
+        let mut head = answer.await?;
+        let framing = Framing::of_response(&method, &mut head, upgrading)?;
+        let reusable = asking.broken.is_none() && framing != Framing::UntilClose && keeps_alive(&head);
+        let source = match asking.upload {
+            None => Source::Whole(self),
+            Some(_) if framing == Framing::Switched => {
+                return Err(Error::Malformed(
+                    "it switches protocols before the request is complete",
+                ));
+            }
+            Some(upload) => Source::beside(self.io, upload),
+        };
+        let incoming = Incoming::new(source, asking.read, framing, reusable);
+        Ok(Response::from_parts(head, incoming))
+    }
+}
+
+/// A request until its response's head is there.
+struct Asking<B> {
+    upload: Option<Upload<B>>,
+    /// Why the request is not written to its end.
+    broken: Option<io::Error>,
+    read: BytesMut,
+}
+
+impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Asking<B> {
+    fn poll<T>(&mut self, cx: &mut Context<'_>, io: &mut T) -> Poll<Result<response::Parts, Error>>
+    where
+        T: AsyncRead + AsyncWrite + Unpin,
+    {
+        if let Some(upload) = &mut self.upload
+            && let Poll::Ready(written) = upload.poll(cx, io)
+        {
+            self.upload = None;
+            match written {
+                Ok(()) => {}
+                // An endpoint that wants no more of the request may have said why.
+                Err(Error::Io(error)) => self.broken = Some(error),
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        let head = ready!(self.poll_head(cx, io));
+        Poll::Ready(head.map_err(|error| match (error, self.broken.take()) {
+            (Error::Closed | Error::Io(_), Some(first)) => first.into(),
+            (error, _) => error,
+        }))
+    }
+
+    /// Reads up to the final response's head; those before it (1xx) are dropped.
+    fn poll_head<T: AsyncRead + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        io: &mut T,
+    ) -> Poll<Result<response::Parts, Error>> {
+        let read = &mut self.read;
+        loop {
+            let before = read.len();
+            if ready!(poll_read(io, cx, read, FIRST_READ))? == 0 {
+                return Poll::Ready(Err(Error::Closed));
+            }
+            // A head ends with a line: it is looked at once for each, however few bytes come at a time.
+            let line = read.get(before..).is_some_and(|new| new.contains(&b'\n'));
+            if !line && read.len() < limits::RESPONSE_HEADER_BYTES {
+                continue;
+            }
+            while let Some(head) = head::parse(read)? {
+                if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
+                    return Poll::Ready(Ok(head));
+                }
+            }
+        }
+    }
+}
+
+/// Reads what there is, at most about as much as `room`; 0 is the end.
+pub(super) fn poll_read<T: AsyncRead + Unpin>(
+    io: &mut T,
+    cx: &mut Context<'_>,
+    read: &mut BytesMut,
+    room: usize,
+) -> Poll<io::Result<usize>> {
+    if read.capacity() - read.len() < room / 2 {
+        read.reserve(room);
+    }
+    pin!(io.read_buf(read)).poll(cx)
+}
+
+#[cfg(test)]
+mod tests;
