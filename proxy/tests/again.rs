@@ -6,15 +6,12 @@ mod pair;
 use std::{net::SocketAddr, sync::Arc};
 
 use pair::{
-    Pair, Wire, free_port,
-    secure::{ME, certify, change_chain, change_cluster, secure},
+    Pair, Wire, change, free_port,
+    secure::{ME, certify, secure},
     soon,
 };
 use weir_proxy::{
-    model::{
-        Cluster, Discovery, Endpoint, Endpoints, Http, Listener, Route, RouteAction, RouteSource, RouteTable,
-        Terminal,
-    },
+    model::{Cluster, Discovery, Endpoint, Endpoints, Listener},
     xds::State,
 };
 
@@ -43,35 +40,18 @@ async fn half_gone(pair: &Pair) {
     pair.store.publish("gone", State::Ready(Arc::new(cluster)));
     let mut watched = pair.store.watch::<Listener>("inbound-http");
     let there = soon(watched.answered()).await.unwrap().chains[0].terminal.clone();
-    change_chain(&pair.store, "inbound-tcp", |chain| chain.terminal = there.clone()).await;
-    change_chain(&pair.store, "inbound-http", |chain| {
-        let Terminal::Http(http) = &mut chain.terminal else {
-            panic!("the listener serves HTTP");
-        };
-        let RouteSource::Inline(table) = &http.routes else {
-            panic!("its routes are given in place");
-        };
-        let mut table = RouteTable::clone(table);
-        for route in table.virtual_hosts.iter_mut().flat_map(|host| &mut host.routes) {
-            let mut changed = Route::clone(route);
-            if let RouteAction::Forward(destination) = &mut changed.action {
-                for cluster in &mut destination.clusters {
-                    cluster.cluster = "gone".to_owned();
-                }
-            }
-            *route = Arc::new(changed);
+    change::chains(&pair.store, "inbound-tcp", |chain| chain.terminal = there.clone()).await;
+    change::destinations(&pair.store, "inbound-http", |destination| {
+        for cluster in &mut destination.clusters {
+            cluster.cluster = "gone".to_owned();
         }
-        *http = Arc::new(Http {
-            routes: RouteSource::Inline(Arc::new(table)),
-            ..Http::clone(http)
-        });
     })
     .await;
 }
 
 async fn both(pair: &Pair) {
     let pods = [pair.inbound, pair.inbound_tcp].map(|pod| endpoint(pod, Some(ME)));
-    change_cluster(&pair.store, "inbound", |cluster| {
+    change::cluster(&pair.store, "inbound", |cluster| {
         cluster.discovery = at(pods.to_vec())
     })
     .await;
@@ -179,7 +159,7 @@ async fn an_opaque_connection_goes_to_another_pod_when_one_cannot_be_reached() {
     let pair = Pair::start().await;
     let gone = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let pods = [gone, pair.inbound_tcp].map(|pod| endpoint(pod, None));
-    change_cluster(&pair.store, "inbound-tcp", |cluster| {
+    change::cluster(&pair.store, "inbound-tcp", |cluster| {
         cluster.discovery = at(pods.to_vec())
     })
     .await;

@@ -6,8 +6,8 @@ mod pair;
 use std::sync::Arc;
 
 use pair::{
-    Pair, Wire,
-    secure::{ME, certify, change_chain, secure},
+    Pair, Wire, change,
+    secure::{ME, certify, secure},
     soon,
 };
 use tokio::io::AsyncReadExt;
@@ -77,7 +77,7 @@ async fn requests_are_judged_by_the_identity_that_the_client_proves() {
             }
         }
     };
-    change_chain(
+    change::chains(
         &pair.store,
         "inbound-http",
         rules(allow("spiffe://cluster.local/ns/shop/sa/thief")),
@@ -92,7 +92,7 @@ async fn requests_are_judged_by_the_identity_that_the_client_proves() {
         let head = client.head().await;
         assert!(head.starts_with("http/1.1 403"), "{head}");
     }
-    change_chain(&pair.store, "inbound-http", rules(allow(ME))).await;
+    change::chains(&pair.store, "inbound-http", rules(allow(ME))).await;
     until_answered(&pair, "http/1.1 204").await;
 }
 
@@ -138,12 +138,12 @@ async fn an_open_connection_ends_when_its_policy_goes_but_not_when_it_stays() {
         let rbac = allow(principal);
         move |chain: &mut FilterChain| chain.network = vec![Network::Rbac(Some(rbac.clone()))]
     };
-    change_chain(&pair.store, "inbound-tcp", network(ME)).await;
+    change::chains(&pair.store, "inbound-tcp", network(ME)).await;
     certify(&pair.store);
     app.send("still").await;
     client.until("still").await;
 
-    change_chain(
+    change::chains(
         &pair.store,
         "inbound-tcp",
         network("spiffe://cluster.local/ns/shop/sa/thief"),
@@ -169,7 +169,7 @@ async fn an_upgraded_connection_ends_when_its_policy_goes() {
     app.send("open").await;
     client.until("open").await;
 
-    change_chain(&pair.store, "inbound-http", |chain| {
+    change::chains(&pair.store, "inbound-http", |chain| {
         if let Terminal::Http(http) = &mut chain.terminal {
             *http = Arc::new(Http {
                 rbac: Some(Some(allow(ME))),
@@ -200,7 +200,7 @@ async fn a_kept_connection_and_its_stream_end_when_the_policy_goes_but_not_when_
             }
         }
     };
-    change_chain(&pair.store, "inbound-http", rules(ME)).await;
+    change::chains(&pair.store, "inbound-http", rules(ME)).await;
     let (mut client, mut app) = soon(async {
         loop {
             let mut client = Wire::connect(pair.http).await;
@@ -217,7 +217,7 @@ async fn a_kept_connection_and_its_stream_end_when_the_policy_goes_but_not_when_
         .await;
     client.until("part").await;
 
-    change_chain(&pair.store, "inbound-http", |chain| {
+    change::chains(&pair.store, "inbound-http", |chain| {
         rules(ME)(chain);
         chain.name.push('2');
     })
@@ -225,7 +225,7 @@ async fn a_kept_connection_and_its_stream_end_when_the_policy_goes_but_not_when_
     app.send("5\r\nstill\r\n").await;
     client.until("still").await;
 
-    change_chain(
+    change::chains(
         &pair.store,
         "inbound-http",
         rules("spiffe://cluster.local/ns/shop/sa/thief"),

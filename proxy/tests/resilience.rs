@@ -5,59 +5,14 @@ mod pair;
 
 use std::{sync::Arc, time::Duration};
 
-use pair::{Pair, Wire, soon};
+use pair::{Pair, Wire, change, soon};
 use weir_proxy::{
     bucket::Settings,
-    model::{
-        Cluster, Destination, FilterChain, Http, Limits, Listener, Network, OutlierDetection, Retry, RetryOn,
-        Route, RouteAction, RouteSource, RouteTable, Terminal,
-    },
-    xds::State,
+    model::{Limits, Network, OutlierDetection, Retry, RetryOn},
 };
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: app\r\n\r\n";
 const NO_CONTENT: &str = "HTTP/1.1 204 No Content\r\n\r\n";
-
-async fn change_chains(pair: &Pair, listener: &str, change: impl Fn(&mut FilterChain)) {
-    let mut watched = pair.store.watch::<Listener>(listener);
-    let mut changed = Listener::clone(&*soon(watched.answered()).await.unwrap());
-    for chain in &mut changed.chains {
-        change(Arc::make_mut(chain));
-    }
-    pair.store.publish(listener, State::Ready(Arc::new(changed)));
-}
-
-/// Changes where the routes of the inbound sidecar lead.
-async fn change_destination(pair: &Pair, change: impl Fn(&mut Destination)) {
-    change_chains(pair, "inbound-http", |chain| {
-        let Terminal::Http(http) = &mut chain.terminal else {
-            panic!("the listener serves HTTP");
-        };
-        let RouteSource::Inline(table) = &http.routes else {
-            panic!("its routes are given in place");
-        };
-        let mut table = RouteTable::clone(table);
-        for route in table.virtual_hosts.iter_mut().flat_map(|host| &mut host.routes) {
-            let mut changed = Route::clone(route);
-            if let RouteAction::Forward(destination) = &mut changed.action {
-                change(destination);
-            }
-            *route = Arc::new(changed);
-        }
-        *http = Arc::new(Http {
-            routes: RouteSource::Inline(Arc::new(table)),
-            ..Http::clone(http)
-        });
-    })
-    .await;
-}
-
-async fn change_cluster(pair: &Pair, change: impl Fn(&mut Cluster)) {
-    let mut watched = pair.store.watch::<Cluster>("application");
-    let mut changed = Cluster::clone(&*soon(watched.answered()).await.unwrap());
-    change(&mut changed);
-    pair.store.publish("application", State::Ready(Arc::new(changed)));
-}
 
 fn retry(on: RetryOn) -> Retry {
     Retry {
@@ -73,7 +28,7 @@ fn retry(on: RetryOn) -> Retry {
 #[tokio::test]
 async fn a_failed_request_is_sent_again_with_its_body() {
     let pair = Pair::start().await;
-    change_destination(&pair, |destination| {
+    change::destinations(&pair.store, "inbound-http", |destination| {
         destination.retry = Some(retry(RetryOn::ServerError));
     })
     .await;
@@ -107,7 +62,7 @@ async fn a_failed_request_is_sent_again_with_its_body() {
 #[tokio::test]
 async fn the_last_answer_is_given_when_the_tries_are_used_up() {
     let pair = Pair::start().await;
-    change_destination(&pair, |destination| {
+    change::destinations(&pair.store, "inbound-http", |destination| {
         destination.retry = Some(retry(RetryOn::GatewayError));
     })
     .await;
@@ -127,7 +82,7 @@ async fn the_last_answer_is_given_when_the_tries_are_used_up() {
 #[tokio::test]
 async fn a_try_that_takes_too_long_is_given_up() {
     let pair = Pair::start().await;
-    change_destination(&pair, |destination| {
+    change::destinations(&pair.store, "inbound-http", |destination| {
         destination.retry = Some(Retry {
             per_try_timeout: Some(Duration::from_millis(50)),
             ..retry(RetryOn::Reset)
@@ -147,7 +102,7 @@ async fn a_try_that_takes_too_long_is_given_up() {
 #[tokio::test]
 async fn a_stream_idle_for_too_long_is_ended() {
     let pair = Pair::start().await;
-    change_destination(&pair, |destination| {
+    change::destinations(&pair.store, "inbound-http", |destination| {
         destination.idle_timeout = Some(Duration::from_millis(50));
     })
     .await;
@@ -173,7 +128,7 @@ async fn a_stream_idle_for_too_long_is_ended() {
 #[tokio::test]
 async fn a_request_beyond_the_limit_is_answered_overflow() {
     let pair = Pair::start().await;
-    change_cluster(&pair, |cluster| {
+    change::cluster(&pair.store, "application", |cluster| {
         cluster.limits = Limits {
             requests: Some(1),
             ..Limits::default()
@@ -198,7 +153,7 @@ async fn a_request_beyond_the_limit_is_answered_overflow() {
 #[tokio::test]
 async fn connections_beyond_the_rate_are_closed() {
     let pair = Pair::start().await;
-    change_chains(&pair, "inbound-tcp", |chain| {
+    change::chains(&pair.store, "inbound-tcp", |chain| {
         chain.network = vec![Network::LocalRateLimit(Settings {
             max_tokens: 2,
             tokens_per_fill: 1,
@@ -224,7 +179,7 @@ async fn an_endpoint_that_fails_is_left_out() {
     let pair = Pair::start().await;
     let other = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let good = other.local_addr().unwrap();
-    change_cluster(&pair, |cluster| {
+    change::cluster(&pair.store, "application", |cluster| {
         let weir_proxy::model::Discovery::Static(endpoints) = &cluster.discovery else {
             panic!("the pair's clusters are static");
         };

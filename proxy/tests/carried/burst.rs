@@ -14,8 +14,8 @@ use weir_proxy::model::{AppProtocol, Cluster, Discovery, Endpoints, ServerTls};
 use super::{
     app::{App, HOLD, POST, handshakes, secured, settle},
     pair::{
-        Pair, Wire,
-        secure::{ME, certify, change_chain, change_cluster, secure},
+        Pair, Wire, change,
+        secure::{ME, certify, secure},
         soon,
     },
 };
@@ -46,7 +46,7 @@ async fn a_burst_opens_few_connections() {
 async fn a_peer_that_does_not_know_how_is_asked_over_http1() {
     let app = App::new(Vec::new());
     let pair = secured(&app).await;
-    change_chain(&pair.store, "inbound-http", |chain| {
+    change::chains(&pair.store, "inbound-http", |chain| {
         let mut tls = ServerTls::clone(chain.tls.as_ref().unwrap());
         tls.require_client_certificate = false;
         chain.tls = Some(Arc::new(tls));
@@ -63,7 +63,7 @@ async fn requests_to_an_endpoint_that_is_gone_fail_together() {
     let pair = secured(&app).await;
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = silent.local_addr().unwrap();
-    change_cluster(&pair.store, "inbound", |cluster| {
+    change::cluster(&pair.store, "inbound", |cluster| {
         cluster.connect_timeout = Duration::from_millis(300);
         if let Discovery::Static(endpoints) = &mut cluster.discovery {
             let mut moved = Endpoints::clone(endpoints);
@@ -92,7 +92,7 @@ async fn what_is_told_to_be_http1_stays_so() {
     for change in [limited, spent, explicit] {
         let app = App::new(Vec::new());
         let pair = secured(&app).await;
-        change_cluster(&pair.store, "inbound", change).await;
+        change::cluster(&pair.store, "inbound", change).await;
         settle(&pair).await;
         assert!(opened_for(&pair, &app, 20).await >= 19);
     }
@@ -113,7 +113,7 @@ async fn opened_for(pair: &Pair, app: &App, requests: usize) -> u64 {
 
 /// Has all later requests go over connections made after this.
 async fn forget_connections(pair: &Pair) {
-    change_cluster(&pair.store, "inbound", |cluster| {
+    change::cluster(&pair.store, "inbound", |cluster| {
         cluster.connect_timeout += Duration::from_secs(1)
     })
     .await;

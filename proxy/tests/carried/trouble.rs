@@ -13,11 +13,7 @@ use weir_proxy::model::{Action, Http, Rbac, Retry, RetryOn, Terminal};
 
 use super::{
     app::{App, END, GET, HELD, HOLD, POST, answer, case, handshakes, hold, secured},
-    pair::{
-        Wire,
-        secure::{change_chain, change_destinations},
-        soon,
-    },
+    pair::{Wire, change, soon},
 };
 
 #[tokio::test]
@@ -75,7 +71,7 @@ async fn a_revoked_policy_ends_what_is_carried() {
     client.send(&app.cases[0].request).await;
     client.until("part").await;
     assert_eq!(handshakes(&pair), before);
-    change_chain(&pair.store, "inbound-http", |chain| {
+    change::chains(&pair.store, "inbound-http", |chain| {
         if let Terminal::Http(http) = &mut chain.terminal {
             *http = Arc::new(Http {
                 rbac: Some(Some(Arc::new(Rbac {
@@ -111,7 +107,7 @@ async fn a_carried_request_has_its_retries_and_its_timeouts() {
     let pair = secured(&app).await;
     let _held = hold(&pair, &app).await;
     let before = handshakes(&pair);
-    change_destinations(&pair.store, "outbound-http", |destination| {
+    change::destinations(&pair.store, "outbound-http", |destination| {
         destination.retry = Some(Retry {
             on: vec![RetryOn::ServerError],
             num_retries: 2,

@@ -5,16 +5,14 @@ use std::sync::Arc;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use rustls_pki_types::PrivateKeyDer;
 use weir_proxy::{
-    model::Discovery,
     model::{
-        Certificate, Cluster, Destination, Endpoints, FilterChain, Http, Listener, Route, RouteAction,
-        RouteSource, RouteTable, Secret, ServerTls, StringMatcher, Terminal, TlsVersion, TrustBundle,
+        Certificate, Discovery, Endpoints, Secret, ServerTls, StringMatcher, TlsVersion, TrustBundle,
         UpstreamTls,
     },
     xds::{State, Store},
 };
 
-use super::soon;
+use super::change;
 
 /// Who the process is.
 pub const ME: &str = "spiffe://cluster.local/ns/shop/sa/buyer";
@@ -44,48 +42,9 @@ pub fn certify(store: &Store) {
     store.publish("trust-bundle", State::Ready(Arc::new(Secret::TrustBundle(roots))));
 }
 
-pub async fn change_chain(store: &Store, listener: &str, change: impl Fn(&mut FilterChain)) {
-    let mut changed = Listener::clone(&soon(store.watch::<Listener>(listener).answered()).await.unwrap());
-    for chain in &mut changed.chains {
-        change(Arc::make_mut(chain));
-    }
-    store.publish(listener, State::Ready(Arc::new(changed)));
-}
-
-/// Changes where the routes of a listener lead.
-pub async fn change_destinations(store: &Store, listener: &str, change: impl Fn(&mut Destination)) {
-    change_chain(store, listener, |chain| {
-        let Terminal::Http(http) = &mut chain.terminal else {
-            panic!("the listener serves HTTP");
-        };
-        let RouteSource::Inline(table) = &http.routes else {
-            panic!("its routes are given in place");
-        };
-        let mut table = RouteTable::clone(table);
-        for route in table.virtual_hosts.iter_mut().flat_map(|host| &mut host.routes) {
-            let mut changed = Route::clone(route);
-            if let RouteAction::Forward(destination) = &mut changed.action {
-                change(destination);
-            }
-            *route = Arc::new(changed);
-        }
-        *http = Arc::new(Http {
-            routes: RouteSource::Inline(Arc::new(table)),
-            ..Http::clone(http)
-        });
-    })
-    .await;
-}
-
-pub async fn change_cluster(store: &Store, cluster: &str, change: impl Fn(&mut Cluster)) {
-    let mut changed = Cluster::clone(&soon(store.watch::<Cluster>(cluster).answered()).await.unwrap());
-    change(&mut changed);
-    store.publish(cluster, State::Ready(Arc::new(changed)));
-}
-
 /// Puts mutual TLS between the two sidecars, whose endpoint must prove to be `expected`.
 pub async fn secure(store: &Store, listener: &str, cluster: &str, expected: &str) {
-    change_chain(store, listener, |chain| {
+    change::chains(store, listener, |chain| {
         chain.tls = Some(Arc::new(ServerTls {
             certificate: "workload-cert".to_owned(),
             trust_bundle: Some("trust-bundle".to_owned()),
@@ -99,7 +58,7 @@ pub async fn secure(store: &Store, listener: &str, cluster: &str, expected: &str
         }));
     })
     .await;
-    change_cluster(store, cluster, |cluster| {
+    change::cluster(store, cluster, |cluster| {
         cluster.tls = Some(Arc::new(UpstreamTls {
             sni: "app.shop".to_owned(),
             alpn: vec!["osm".to_owned()],
