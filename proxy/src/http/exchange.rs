@@ -138,7 +138,7 @@ impl Exchange<'_> {
     /// With what the client is to be told when there is no response.
     pub(super) async fn run(
         &self,
-        request: Request<Body>,
+        request: Box<Request<Body>>,
         endpoint: Arc<Endpoint>,
         observers: &mut Observers,
     ) -> Result<Response<Body>, Refusal> {
@@ -165,7 +165,7 @@ impl Exchange<'_> {
 
     async fn tries(
         &self,
-        mut request: Request<Body>,
+        mut request: Box<Request<Body>>,
         endpoint: Arc<Endpoint>,
         observers: &mut Observers,
     ) -> Result<Response<Body>, Refusal> {
@@ -183,7 +183,7 @@ impl Exchange<'_> {
             let tried = self.once(&way, &endpoint, request, false, observers.idle.as_mut());
             return tried.await.end(&endpoint, &Tries::default());
         }
-        let repeatable = Repeatable::new(request);
+        let repeatable = Repeatable::new(*request);
         let Some(request) = repeatable.next() else {
             return Err(Refusal::new(Reason::ClientReset, "the request broke off"));
         };
@@ -284,7 +284,7 @@ impl Exchange<'_> {
         &self,
         way: &Sending<'_>,
         endpoint: &Arc<Endpoint>,
-        request: Request<Body>,
+        request: Box<Request<Body>>,
         fresh: bool,
         idle: Option<&mut Idle>,
     ) -> Tried {
@@ -306,7 +306,7 @@ impl Exchange<'_> {
         &self,
         way: &Sending<'_>,
         endpoint: &Arc<Endpoint>,
-        request: Request<Body>,
+        request: Box<Request<Body>>,
         fresh: bool,
         idle: Option<&mut Idle>,
     ) -> Tried {

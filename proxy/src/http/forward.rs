@@ -36,7 +36,7 @@ use crate::{
 pub(super) async fn answer(
     session: &Arc<Session>,
     serving: &Serving,
-    mut request: Request<Body>,
+    mut request: Box<Request<Body>>,
     observers: &mut Observers,
 ) -> Result<Response<Body>, Refusal> {
     let mut standing = None;
@@ -78,7 +78,7 @@ pub(super) async fn answer(
         request.body_mut().watch().flow = Some((flow.clone(), Way::Received));
     }
     let connect = request.method() == Method::CONNECT;
-    let client = wanted.is_some().then(|| hyper::upgrade::on(&mut request));
+    let client = wanted.is_some().then(|| hyper::upgrade::on(&mut *request));
     if client.is_some() {
         keep_upgrade(&mut request);
     } else {

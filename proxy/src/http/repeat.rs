@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Uri, Version};
+use http::{HeaderMap, Request};
 use http_body::{Body as _, Frame, SizeHint};
 use parking_lot::Mutex;
 
@@ -19,10 +19,7 @@ const LARGEST_BODY: usize = 64 * 1024;
 /// A request that is kept while it is sent. Its body still streams; it is remembered as it passes, so that another
 /// try begins with what the last one has sent.
 pub(super) struct Repeatable {
-    method: Method,
-    uri: Uri,
-    version: Version,
-    headers: HeaderMap,
+    head: Box<Request<()>>,
     /// `None`: there is none.
     body: Option<Arc<Mutex<Source>>>,
 }
@@ -46,7 +43,8 @@ enum Passed {
 
 impl Repeatable {
     pub(super) fn new(request: Request<Body>) -> Self {
-        let (parts, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        head.extensions.clear();
         let source = |body| Source {
             body,
             passed: Vec::new(),
@@ -56,10 +54,7 @@ impl Repeatable {
             lost: false,
         };
         Self {
-            method: parts.method,
-            uri: parts.uri,
-            version: parts.version,
-            headers: parts.headers,
+            head: Box::new(Request::from_parts(head, ())),
             body: (!body.is_end_stream()).then(|| Arc::new(Mutex::new(source(body)))),
         }
     }
@@ -70,7 +65,7 @@ impl Repeatable {
     }
 
     /// The request for another try, which ends those before; `None` when its body was not kept.
-    pub(super) fn next(&self) -> Option<Request<Body>> {
+    pub(super) fn next(&self) -> Option<Box<Request<Body>>> {
         let body = match &self.body {
             None => Body::empty(),
             Some(source) => {
@@ -86,12 +81,7 @@ impl Repeatable {
                 })
             }
         };
-        let mut request = Request::new(body);
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.uri.clone();
-        *request.version_mut() = self.version;
-        *request.headers_mut() = self.headers.clone();
-        Some(request)
+        Some(Box::new((*self.head).clone().map(|()| body)))
     }
 }
 
@@ -185,6 +175,7 @@ impl From<Passed> for Frame<Bytes> {
 
 #[cfg(test)]
 mod tests {
+    use http::Method;
     use http_body_util::BodyExt;
 
     use super::*;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, Response, StatusCode, header::UPGRADE, response};
+use http::{Method, Request, Response, StatusCode, header::UPGRADE, response};
 use http_body::Body;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
@@ -66,37 +66,42 @@ where
     ///
     /// # Errors
     /// When the connection, the request's body or the response breaks off. The connection is closed then.
-    pub async fn send<B>(mut self: Box<Self>, request: Request<B>) -> Result<Response<Incoming<T>>, Error>
+    pub fn send<B>(
+        mut self: Box<Self>,
+        request: Request<B>,
+    ) -> impl Future<Output = Result<Response<Incoming<T>>, Error>> + use<T, B>
     where
         B: Body<Data = Bytes, Error = BodyError> + Unpin + Send + 'static,
     {
-        let method = request.method().clone();
-        let upgrading = request.headers().contains_key(UPGRADE);
-        let mut asking = Asking {
-            upload: Some(Upload::new(request)?),
-            broken: None,
-            read: BytesMut::new(),
-        };
-        let answer = poll_fn(|cx| asking.poll(cx, &mut self.io));
-        let mut head = answer.await?;
-        let framing = Framing::of_response(&method, &mut head, upgrading)?;
-        let reusable = asking.broken.is_none() && framing != Framing::UntilClose && keeps_alive(&head);
-        let source = match asking.upload {
-            None => Source::Whole(self),
-            Some(_) if framing == Framing::Switched => {
-                return Err(Error::Malformed(
-                    "it switches protocols before the request is complete",
-                ));
-            }
-            Some(upload) => Source::beside(self.io, upload),
-        };
-        let incoming = Incoming::new(source, asking.read, framing, reusable);
-        Ok(Response::from_parts(head, incoming))
+        // Apart, since what waits for it is moved, and holds a request's other ways to be sent too.
+        let asking = Asking::new(request).map(Box::new);
+        async move {
+            let mut asking = asking?;
+            let mut head = poll_fn(|cx| asking.poll(cx, &mut self.io)).await?;
+            let framing = Framing::of_response(&asking.method, &mut head, asking.upgrading)?;
+            let Asking {
+                upload, broken, read, ..
+            } = *asking;
+            let reusable = broken.is_none() && framing != Framing::UntilClose && keeps_alive(&head);
+            let source = match upload {
+                None => Source::Whole(self),
+                Some(_) if framing == Framing::Switched => {
+                    return Err(Error::Malformed(
+                        "it switches protocols before the request is complete",
+                    ));
+                }
+                Some(upload) => Source::beside(self.io, upload),
+            };
+            let incoming = Incoming::new(source, read, framing, reusable);
+            Ok(Response::from_parts(head, incoming))
+        }
     }
 }
 
 /// A request until its response's head is there.
 struct Asking<B> {
+    method: Method,
+    upgrading: bool,
     upload: Option<Upload<B>>,
     /// Why the request is not written to its end.
     broken: Option<io::Error>,
@@ -104,6 +109,16 @@ struct Asking<B> {
 }
 
 impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Asking<B> {
+    fn new(request: Request<B>) -> Result<Self, Error> {
+        Ok(Self {
+            method: request.method().clone(),
+            upgrading: request.headers().contains_key(UPGRADE),
+            upload: Some(Upload::new(request)?),
+            broken: None,
+            read: BytesMut::new(),
+        })
+    }
+
     fn poll<T>(&mut self, cx: &mut Context<'_>, io: &mut T) -> Poll<Result<response::Parts, Error>>
     where
         T: AsyncRead + AsyncWrite + Unpin,

@@ -108,7 +108,7 @@ impl InFlight {
     pub async fn send_http2(
         self,
         connector: &Connector,
-        mut request: Request<Body>,
+        mut request: Box<Request<Body>>,
     ) -> Result<Response<Body>, SendError> {
         if request.method() == Method::CONNECT {
             return Box::pin(self.tunnel(connector, request)).await;
@@ -132,7 +132,7 @@ impl InFlight {
                     return Ok(response.map(|stream| Body::stream(stream, lease)));
                 }
                 Err(Unanswered::Unsent(unsent, _)) if left > 0 => {
-                    request = *unsent;
+                    request = unsent;
                     left -= 1;
                 }
                 Err(Unanswered::Unsent(unsent, error)) => {
@@ -148,7 +148,7 @@ impl InFlight {
     async fn tunnel(
         self,
         connector: &Connector,
-        request: Request<Body>,
+        request: Box<Request<Body>>,
     ) -> Result<Response<Body>, SendError> {
         let open = self.endpoint().room().await;
         let io = connector.connect(self.endpoint(), Purpose::Http).await?.io;
@@ -162,7 +162,7 @@ impl InFlight {
             let _ = connection.await;
             drop(open);
         });
-        let response = sender.send_request(request).await?;
+        let response = sender.send_request(*request).await?;
         let lease = self.lease(Connection::Tunnel);
         Ok(response.map(|incoming| Body::tunnelled(incoming, lease)))
     }

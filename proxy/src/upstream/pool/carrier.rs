@@ -217,7 +217,7 @@ impl InFlight {
     pub async fn send_carried(
         self,
         connector: &Connector,
-        mut request: Request<Body>,
+        mut request: Box<Request<Body>>,
     ) -> Result<Response<Body>, SendError> {
         let ride = match self.endpoint().pool.carriers.share() {
             Some(ride) => ride,
@@ -244,7 +244,7 @@ impl InFlight {
             // The connection was about to end, perhaps with its peer: what comes next must not meet the same.
             Err(Unanswered::Unsent(mut unsent, _)) => {
                 carried::unload(&mut unsent);
-                Box::pin(self.send_http1(connector, *unsent, false)).await
+                Box::pin(self.send_http1(connector, unsent, false)).await
             }
             Err(Unanswered::Sent(error)) => Err(error),
         }

@@ -82,7 +82,7 @@ impl InFlight {
     pub async fn send_http1(
         self,
         connector: &Connector,
-        request: Request<Body>,
+        request: Box<Request<Body>>,
         fresh: bool,
     ) -> Result<Response<Body>, SendError> {
         let pooled = (!fresh).then(|| self.endpoint().pool.take()).flatten();
@@ -101,19 +101,22 @@ impl InFlight {
     }
 
     /// Sends a request over this connection, which is its own until the response was read.
-    pub(super) async fn send_over(
+    pub(super) fn send_over(
         self,
         http1: Http1,
-        request: Request<Body>,
-    ) -> Result<Response<Body>, SendError> {
+        request: Box<Request<Body>>,
+    ) -> impl Future<Output = Result<Response<Body>, SendError>> {
         let Http1 {
             connection,
             mut account,
         } = http1;
         account.used = account.used.saturating_add(1);
-        let response = connection.send(request).await?;
-        let lease = self.lease(Connection::Http1(None, Some(account)));
-        Ok(response.map(|incoming| Body::http1(incoming, lease)))
+        let sending = connection.send(*request);
+        async move {
+            let response = sending.await?;
+            let lease = self.lease(Connection::Http1(None, Some(account)));
+            Ok(response.map(|incoming| Body::http1(incoming, lease)))
+        }
     }
 }
 

@@ -132,11 +132,11 @@ pub(super) enum Unanswered {
 pub(super) async fn send(
     mut sender: SendRequest<Bytes>,
     stream: &Stream,
-    request: Request<Body>,
+    request: Box<Request<Body>>,
 ) -> Result<Response<RecvStream>, Unanswered> {
     if let Err(error) = poll_fn(|cx| sender.poll_ready(cx)).await {
         stream.close();
-        return Err(Unanswered::Unsent(Box::new(request), error));
+        return Err(Unanswered::Unsent(request, error));
     }
     let (parts, body) = request.into_parts();
     let ended = body.is_end_stream();

@@ -101,7 +101,7 @@ fn ask_for(endpoint: &Arc<Endpoint>, uri: &'static str, http2: bool) -> JoinHand
     let endpoint = endpoint.clone();
     tokio::spawn(async move {
         let connector = Connector::new(Dialer::default(), &Telemetry::default());
-        let request = Request::get(uri).body(Body::empty()).unwrap();
+        let request = Box::new(Request::get(uri).body(Body::empty()).unwrap());
         let begun = endpoint.begin()?;
         if http2 {
             begun.send_http2(&connector, request).await
