@@ -60,7 +60,7 @@ fn of_weir(options: &Options) -> anyhow::Result<Vec<Way>> {
     if !options.wants("weir") && !options.wants("weir-h2") {
         return Ok(Vec::new());
     }
-    let weir = program::of_weir(options.weir.as_deref(), "weir-proxy")?;
+    let weir = program::shipped_by_weir(options.weir.as_deref(), "weir-proxy")?;
     Ok(vec![
         way("weir", Some(Make::Weir(weir.clone(), Between::AsClient))),
         way("weir-h2", Some(Make::Weir(weir, Between::Http2))),

@@ -41,7 +41,7 @@ use crate::{
 /// What is asked for on the command line.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// The weir-proxy binary; by default the one beside this program.
+    /// The weir-proxy binary; by default the one that `cargo build --profile shipped -p weir-proxy` makes.
     #[arg(long, value_name = "PATH")]
     weir: Option<PathBuf>,
     /// The Envoy binary; by default the one on PATH, and none when there is none.

@@ -10,7 +10,10 @@ use anyhow::{Context, ensure};
 
 use crate::linked;
 
-/// Builds these packages in release mode, linked statically and without symbols, and says where the programs are.
+/// The profile of the workspace that is for programs in images.
+const PROFILE: &str = "shipped";
+
+/// Builds these packages as they are shipped, linked statically and without symbols, and says where the programs are.
 ///
 /// # Errors
 /// When cargo fails, or what it makes is not static.
@@ -21,20 +24,17 @@ pub fn compile(packages: &[&str]) -> anyhow::Result<BTreeMap<String, PathBuf>> {
     // Named even though it is the host's own: build scripts and macros are then linked as they always are.
     let status = Command::new(&cargo)
         .current_dir(&workspace)
-        .args(["build", "--release", "--locked", "--target", &triple])
+        .args(["build", "--profile", PROFILE, "--locked", "--target", &triple])
         .args(packages.iter().flat_map(|package| ["--package", package]))
         .args([
             "--config",
             &format!("target.{triple}.rustflags=[\"-Ctarget-feature=+crt-static\"]"),
         ])
-        .args(["--config", "profile.release.strip=\"symbols\""])
-        // A tenth smaller than with thin LTO, for minutes that only a release spends.
-        .args(["--config", "profile.release.lto=\"fat\""])
-        .args(["--config", "profile.release.codegen-units=1"])
+        .args(["--config", &format!("profile.{PROFILE}.strip=\"symbols\"")])
         .status()
         .context("cannot start cargo")?;
     ensure!(status.success(), "cargo build failed ({status})");
-    let directory = target_directory(&cargo, &workspace)?.join(triple).join("release");
+    let directory = target_directory(&cargo, &workspace)?.join(triple).join(PROFILE);
     let found = packages.iter().map(|package| {
         let program = directory.join(package);
         let libraries = linked::libraries(&program)?;
