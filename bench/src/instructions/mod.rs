@@ -30,7 +30,7 @@ const WARMING: u32 = 4;
 /// What is asked for on the command line.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// The weir-proxy binary, a release build; by default the one beside this program.
+    /// The weir-proxy binary; by default the one that `cargo build --profile shipped -p weir-proxy` makes.
     #[arg(long, value_name = "PATH")]
     weir: Option<PathBuf>,
     /// Only these scenarios: http1, http1-16, grpc, grpc-16, tcp, handshake, weight.
@@ -92,7 +92,7 @@ type Figures = BTreeMap<&'static str, f64>;
 /// # Errors
 /// When a scenario cannot be measured, or a figure is beyond its budget.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let weir = program::of_weir(options.weir.as_deref(), "weir-proxy")?;
+    let weir = program::shipped_by_weir(options.weir.as_deref(), "weir-proxy")?;
     // Valgrind looks up a name without a directory on PATH.
     let weir = weir.canonicalize()?;
     // Read first, so that a bad file is told before minutes of measuring.
