@@ -14,6 +14,8 @@ use nix::{
     unistd::Pid,
 };
 
+use crate::program;
+
 /// The most that is told of what a program said, in bytes.
 const TOLD: u64 = 4096;
 
@@ -106,6 +108,23 @@ impl Process {
     /// When it is gone.
     pub(crate) fn peak(&self) -> anyhow::Result<u64> {
         memory(self.id(), "VmHWM:")
+    }
+
+    /// The size of its program, or of the largest that it or a child of it runs: [`program::size`].
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub(crate) fn program_size(&self) -> anyhow::Result<u64> {
+        let programs = self
+            .family()
+            .into_iter()
+            .map(|process| format!("/proc/{process}/exe"));
+        let sizes = programs.map(|program| program::size(Path::new(&program)));
+        Ok(sizes
+            .collect::<anyhow::Result<Vec<_>>>()?
+            .into_iter()
+            .max()
+            .unwrap_or(0))
     }
 
     /// How much it has said, in bytes.

@@ -41,6 +41,8 @@ pub(crate) enum Metric {
     BusyPercent,
     /// From the start of both sidecars to the first answer, milliseconds.
     StartMs,
+    /// Size of its program without what only a debugger reads, MiB.
+    ProgramMib,
     /// Memory of a sidecar that serves nothing yet, MiB.
     IdleMib,
     /// The same under load.
@@ -169,6 +171,7 @@ fn memory(running: &Running, scenario: &Scenario, times: Times) -> anyhow::Resul
             figures.insert(metric, bytes as f64 / MIB);
         }
     };
+    note(Metric::ProgramMib, running.program_size()?);
     thread::sleep(times.settle.0);
     note(Metric::IdleMib, running.rss()?);
     note(Metric::LoadMib, most_under_load(running, scenario, times.each)?);

@@ -219,7 +219,7 @@ pub(crate) const SCENARIOS: [Scenario; 22] = {
             "memory",
             Http1,
             Load::Memory { connections: 1000 },
-            "memory of one sidecar: idle, with 1,000 busy connections, after",
+            "program and memory of one sidecar: idle, with 1,000 busy connections, after",
         ),
         mesh("mesh-10", 10, "a mesh of 10 services, all in use"),
         mesh("mesh-100", 100, "a mesh of 100 services, 10 in use"),

@@ -347,6 +347,14 @@ impl Running {
         Ok(total.checked_div(self.sidecars.len() as u64))
     }
 
+    /// The size of a sidecar's program, in bytes; `None` without sidecars.
+    ///
+    /// # Errors
+    /// When a sidecar is gone.
+    pub(crate) fn program_size(&self) -> anyhow::Result<Option<u64>> {
+        self.sidecars.first().map(Process::program_size).transpose()
+    }
+
     /// Makes sure that each sidecar has written something: its access log goes to its stdout.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use super::{Report, Summary};
 use crate::compare::measure::Metric;
 
 /// Heading and digits after the point, in the order of columns.
-const COLUMNS: [(Metric, &str, usize); 13] = [
+const COLUMNS: [(Metric, &str, usize); 14] = [
     (Metric::Rate, "requests/s", 0),
     (Metric::MegabytesPerSecond, "MB/s", 0),
     (Metric::P50Us, "p50 us", 0),
@@ -13,6 +13,7 @@ const COLUMNS: [(Metric, &str, usize); 13] = [
     (Metric::CpuSecondsPerGb, "cpu s/GB", 2),
     (Metric::BusyPercent, "busy %", 0),
     (Metric::StartMs, "ms", 0),
+    (Metric::ProgramMib, "program MiB", 1),
     (Metric::IdleMib, "idle MiB", 1),
     (Metric::LoadMib, "under load MiB", 1),
     (Metric::AfterMib, "after MiB", 1),
