@@ -70,3 +70,14 @@ fn target_directory(cargo: &std::ffi::OsStr, workspace: &Path) -> anyhow::Result
         .context("cargo metadata names no target directory")?
         .into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::PROFILE;
+
+    #[test]
+    fn the_dockerfile_takes_the_programs_from_where_they_are_built() {
+        let dockerfile = include_str!("../Dockerfile");
+        assert!(dockerfile.contains(&format!("target/*-linux-gnu/{PROFILE}/")));
+    }
+}
