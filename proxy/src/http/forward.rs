@@ -16,7 +16,7 @@ use super::{
     flow::Way,
     headers,
     rescue::Refusal,
-    server::Serving,
+    session::Serving,
     upgrade,
 };
 use crate::{

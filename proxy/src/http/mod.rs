@@ -11,10 +11,13 @@ mod headers;
 pub mod limits;
 mod repeat;
 pub mod rescue;
+mod respond;
 mod server;
+mod session;
 mod upgrade;
 
 pub use access::{AccessLog, LOGGED};
 pub use again::Harmless;
 pub use body::{Body, BodyError};
-pub use server::{Serving, Session, serve};
+pub use server::serve;
+pub use session::{Serving, Session};
