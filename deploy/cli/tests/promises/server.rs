@@ -1,17 +1,14 @@
 //! The applications' side: servers that run inside pods.
 
-use std::{
-    convert::Infallible,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
-use http_body_util::{Either, Full};
+use http_body_util::{BodyExt, Either, Full};
 use hyper::{
     HeaderMap, Method, Request, Response,
-    body::{Bytes, Incoming},
+    body::{Body as _, Bytes, Incoming},
     header::{CONTENT_LENGTH, HeaderValue},
     service::service_fn,
 };
@@ -31,16 +28,14 @@ pub(crate) const VERSION: &str = "saw-version";
 /// Tells how many bytes of header it saw.
 pub(crate) const HEADER_BYTES: &str = "saw-header-bytes";
 
-/// Serves HTTP/1.1 and HTTP/2. A body is sent back as it comes; without one the answer is the server's name.
+/// Serves HTTP/1.1 and HTTP/2. The body of a POST is sent back as it comes, that of a PUT once it is complete; others
+/// are answered with the server's name.
 pub(crate) async fn http(listener: TcpListener, name: &str) {
     let name = Arc::<str>::from(name);
     while let Ok((stream, _)) = listener.accept().await {
         let name = Arc::clone(&name);
         tokio::spawn(async move {
-            let service = service_fn(move |request| {
-                let answer = answer(&name, request);
-                async move { Ok::<_, Infallible>(answer) }
-            });
+            let service = service_fn(move |request| answer(Arc::clone(&name), request));
             let mut builder = auto::Builder::new(TokioExecutor::new());
             builder.http1().max_buf_size(1 << 20);
             builder.http2().max_header_list_size(1 << 20);
@@ -49,25 +44,31 @@ pub(crate) async fn http(listener: TcpListener, name: &str) {
     }
 }
 
-fn answer(name: &str, request: Request<Incoming>) -> Response<Either<Full<Bytes>, Incoming>> {
+async fn answer(
+    name: Arc<str>,
+    request: Request<Incoming>,
+) -> hyper::Result<Response<Either<Full<Bytes>, Incoming>>> {
     let version = format!("{:?}", request.version());
     let size = header_bytes(request.headers()).to_string();
-    let is_post = request.method() == Method::POST;
-    let mut response = match is_post {
-        true => Response::new(Either::Right(request.into_body())),
-        false => Response::new(Either::Left(Full::from(name.to_owned()))),
+    let mut response = match *request.method() {
+        Method::POST => Response::new(Either::Right(request.into_body())),
+        Method::PUT => {
+            let body = request.into_body().collect().await?;
+            Response::new(Either::Left(Full::from(body.to_bytes())))
+        }
+        _ => Response::new(Either::Left(Full::from(name.to_string()))),
     };
-    for (header, value) in [(IDENTITY, name), (VERSION, &version), (HEADER_BYTES, &size)] {
+    for (header, value) in [(IDENTITY, &*name), (VERSION, &version), (HEADER_BYTES, &size)] {
         if let Ok(value) = HeaderValue::from_str(value) {
             response.headers_mut().insert(header, value);
         }
     }
-    if !is_post {
+    if let Some(length) = response.body().size_hint().exact() {
         response
             .headers_mut()
-            .insert(CONTENT_LENGTH, HeaderValue::from(name.len()));
+            .insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
-    response
+    Ok(response)
 }
 
 fn header_bytes(headers: &HeaderMap) -> usize {
