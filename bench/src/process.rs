@@ -258,4 +258,12 @@ mod tests {
         }
         assert!(cpu(process.id()).unwrap() < busy && process.rss().unwrap() > alone);
     }
+
+    #[test]
+    fn the_program_that_runs_is_measured() {
+        let directory = tempfile::tempdir().unwrap();
+        let process = shell("while :; do :; done", &directory.path().join("log"));
+        let shell = program::on_path("sh").unwrap();
+        assert_eq!(process.program_size().unwrap(), program::size(&shell).unwrap());
+    }
 }
