@@ -9,6 +9,8 @@ use tokio::{
     net::TcpStream,
 };
 
+use crate::together::Together;
+
 /// Bytes in the body of an answer to a request that has none.
 pub(crate) const BODY: usize = 1024;
 /// What a client says first that only sends: its bytes are counted, and their number sent back as 8 bytes, big-endian.
@@ -31,7 +33,7 @@ pub(crate) fn end_of_head(bytes: &[u8]) -> Option<usize> {
 ///
 /// # Errors
 /// When the connection breaks, or a head is too long.
-pub(crate) async fn requests(mut stream: TcpStream) -> io::Result<()> {
+pub(crate) async fn requests(mut stream: TcpStream, together: &Together) -> io::Result<()> {
     let mut buffer = vec![0; LONGEST_HEAD];
     let (mut response, mut answered) = (Vec::new(), 0);
     let mut filled = 0;
@@ -55,6 +57,7 @@ pub(crate) async fn requests(mut stream: TcpStream) -> io::Result<()> {
             response = response_of(body);
             answered = body;
         }
+        together.wait().await;
         stream.write_all(&response).await?;
         buffer.copy_within(end + here..filled, 0);
         filled -= end + here;

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
     thread::{self, JoinHandle},
 };
 
@@ -14,13 +15,15 @@ use tokio::{
     task::yield_now,
 };
 
-use crate::{answers, gathered::Gathered, pin};
+use crate::{answers, gathered::Gathered, pin, together::Together};
 
 /// What it serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Serves {
     /// HTTP/1.1.
     Requests,
+    /// HTTP/1.1, answered when so many requests wait at a time.
+    RequestsTogether(usize),
     /// gRPC.
     Calls,
     /// gRPC, the answers that are due at once.
@@ -98,19 +101,23 @@ impl Application {
 }
 
 async fn accept(listener: TcpListener, serves: Serves) {
+    let together = Arc::new(Together::new(match serves {
+        Serves::RequestsTogether(requests) => requests,
+        _ => 1,
+    }));
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(answer(stream, serves))),
+            Ok((stream, _)) => drop(tokio::spawn(answer(stream, serves, together.clone()))),
             Err(_) => yield_now().await,
         }
     }
 }
 
 /// What became of a connection is the client's to say.
-async fn answer(stream: TcpStream, serves: Serves) {
+async fn answer(stream: TcpStream, serves: Serves, together: Arc<Together>) {
     let _ = stream.set_nodelay(true);
     let _: io::Result<()> = match serves {
-        Serves::Requests => answers::requests(stream).await,
+        Serves::Requests | Serves::RequestsTogether(_) => answers::requests(stream, &together).await,
         Serves::Calls => answers::calls(stream).await.map_err(io::Error::other),
         Serves::GatheredCalls => answers::calls(Gathered(stream)).await.map_err(io::Error::other),
         Serves::Bytes => answers::bytes(stream).await,

@@ -22,6 +22,7 @@ mod pin;
 mod process;
 mod program;
 mod scale;
+mod together;
 
 use clap::{Parser, Subcommand};
 use weir_testbed::Sandbox;

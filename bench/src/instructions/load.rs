@@ -35,10 +35,11 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// What the application serves.
-    pub(super) fn served(self) -> Serves {
+    /// What the application serves to so many at a time.
+    pub(super) fn served(self, concurrency: u32) -> Serves {
         match self {
-            Self::Http1 => Serves::Requests,
+            // All of them are under way at a time, so that all but the first few share a connection.
+            Self::Http1 => Serves::RequestsTogether(concurrency as usize),
             Self::Grpc => Serves::Calls,
             Self::Echo | Self::Connect => Serves::Echo,
         }
@@ -204,7 +205,7 @@ mod tests {
     #[test]
     fn every_kind_of_request_is_answered() {
         for kind in [Kind::Http1, Kind::Grpc, Kind::Echo, Kind::Connect] {
-            let application = Application::local(kind.served()).unwrap();
+            let application = Application::local(kind.served(1)).unwrap();
             let mut client = Client::connect(application.address(), kind, 3).unwrap();
             client.send(12).unwrap();
         }

@@ -145,7 +145,7 @@ fn chosen(only: &[String]) -> anyhow::Result<(Vec<&'static Scenario>, bool)> {
 
 fn measure(scenario: &Scenario, weir: &Path, options: &Options) -> anyhow::Result<Figures> {
     let requests = (options.requests / scenario.one_in).next_multiple_of(scenario.concurrency);
-    let mut pair = Pair::start(weir, scenario.kind, true)?;
+    let mut pair = Pair::start(weir, scenario.kind, scenario.concurrency, true)?;
     let mut client = Client::connect(pair.target, scenario.kind, scenario.concurrency)?;
     client.send(requests / WARMING)?;
     pair.mark("warm")?;

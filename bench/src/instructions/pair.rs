@@ -39,13 +39,14 @@ impl Pair {
     ///
     /// # Errors
     /// When there is no valgrind where it is needed, or no request gets through; with what the sidecars said.
-    pub(super) fn start(weir: &Path, kind: Kind, counted: bool) -> anyhow::Result<Self> {
-        let between = if kind == Kind::Grpc {
-            Between::Http2
-        } else {
-            Between::Http1
+    pub(super) fn start(weir: &Path, kind: Kind, concurrency: u32, counted: bool) -> anyhow::Result<Self> {
+        // As Weir's control plane has it.
+        let between = Between::AsClient;
+        let local = match kind {
+            Kind::Grpc => Between::Http2,
+            Kind::Http1 | Kind::Echo | Kind::Connect => Between::Http1,
         };
-        let application = Application::local(kind.served())?;
+        let application = Application::local(kind.served(concurrency))?;
         let identities = Identities::new()?;
         let at = peers::addresses()?;
         let directory = tempfile::tempdir()?;
@@ -53,7 +54,7 @@ impl Pair {
         for (name, configuration) in [
             (
                 "inbound",
-                bootstrap::inbound(&identities, &at, between, application.address(), between),
+                bootstrap::inbound(&identities, &at, between, application.address(), local),
             ),
             ("outbound", bootstrap::outbound(&identities, &at, between)),
         ] {

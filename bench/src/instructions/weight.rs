@@ -19,7 +19,7 @@ const REQUESTS: u32 = 40;
 /// # Errors
 /// When no request gets through, or the program is not an ELF file.
 pub(super) fn measure(weir: &Path) -> anyhow::Result<Figures> {
-    let pair = Pair::start(weir, Kind::Http1, false)?;
+    let pair = Pair::start(weir, Kind::Http1, 1, false)?;
     let mut client = Client::connect(pair.target, Kind::Http1, CONNECTIONS)?;
     client.send(CONNECTIONS * REQUESTS)?;
     Ok(Figures::from([
