@@ -34,6 +34,7 @@ pub mod detect;
 pub mod drain;
 pub mod http;
 pub mod http1;
+mod http2;
 pub mod identity;
 pub mod inbound;
 pub mod introspect;
