@@ -9,7 +9,7 @@
 //! demand ([`xds`]); unknown: pass through or refuse, as the `outbound` listener says → peek once, skipped
 //! when the protocol is declared → route match and weighted split (`route`) → balance (`balance`) →
 //! mTLS pinned to the endpoint's identity → pool or copy (`upstream`). HTTP/1 is spoken by [`http1`] there; under
-//! load it rides on HTTP/2 to other sidecars (`http::carried`), whose frames are written many at once (`net`). What
+//! load it rides on HTTP/2 to other sidecars (`http::carried`), which [`http2`] speaks with them for gRPC too. What
 //! met no application, since the pod is about to end, is sent to another pod (`http::again`).
 //!
 //! State reaches connections as immutable snapshots of [`model`]; decisions are pure functions; `http::rescue`
@@ -34,7 +34,7 @@ pub mod detect;
 pub mod drain;
 pub mod http;
 pub mod http1;
-mod http2;
+pub mod http2;
 pub mod identity;
 pub mod inbound;
 pub mod introspect;

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use super::{flow::Watch, repeat::Repeated};
 use crate::{
     http1::{self, Switched},
+    http2,
     telemetry::Measured,
     upstream::Lease,
 };
@@ -48,6 +49,11 @@ enum Kind {
         data_done: bool,
         lease: Option<Lease>,
     },
+    Http2 {
+        incoming: http2::Incoming,
+        /// Of a response.
+        lease: Option<Lease>,
+    },
     Repeated(Repeated),
 }
 
@@ -62,7 +68,10 @@ pub enum BodyError {
     Http1(#[source] Box<http1::Error>),
     /// The HTTP/2 stream it came over did.
     #[error("the stream broke off: {0}")]
-    Http2(#[source] h2::Error),
+    Stream(#[source] h2::Error),
+    /// The same of a stream between sidecars.
+    #[error("the stream broke off: {0}")]
+    Http2(#[source] http2::Error),
     /// It was not complete within the route's timeout.
     #[error("the response was not complete within the route's timeout")]
     Timeout,
@@ -126,6 +135,11 @@ impl Body {
         })
     }
 
+    /// What comes over a stream between sidecars; a response holds its `lease`.
+    pub(crate) fn http2(incoming: http2::Incoming, lease: Option<Lease>) -> Self {
+        Self::of(Kind::Http2 { incoming, lease })
+    }
+
     /// One try of a request.
     pub(super) fn repeated(repeated: Repeated) -> Self {
         Self::of(Kind::Repeated(repeated))
@@ -162,9 +176,10 @@ impl Body {
     /// Takes what the body holds of its connection; whoever has it now ends it.
     pub fn take_lease(&mut self) -> Option<Lease> {
         match &mut self.kind {
-            Kind::Http1 { lease, .. } | Kind::Tunnelled { lease, .. } | Kind::Stream { lease, .. } => {
-                lease.take()
-            }
+            Kind::Http1 { lease, .. }
+            | Kind::Tunnelled { lease, .. }
+            | Kind::Stream { lease, .. }
+            | Kind::Http2 { lease, .. } => lease.take(),
             Kind::Full(_) | Kind::Incoming(_) | Kind::Repeated(_) => None,
         }
     }
@@ -196,6 +211,7 @@ impl http_body::Body for Body {
             Kind::Stream {
                 stream, data_done, ..
             } => poll_stream(stream, data_done, cx),
+            Kind::Http2 { incoming, .. } => Pin::new(incoming).poll_frame(cx).map_err(BodyError::Http2),
             Kind::Repeated(repeated) => repeated.poll_frame(cx),
         };
         match &mut body.watch {
@@ -210,6 +226,7 @@ impl http_body::Body for Body {
             Kind::Incoming(incoming) | Kind::Tunnelled { incoming, .. } => incoming.is_end_stream(),
             Kind::Http1 { incoming, .. } => incoming.is_end_stream(),
             Kind::Stream { stream, .. } => stream.is_end_stream(),
+            Kind::Http2 { incoming, .. } => incoming.is_end_stream(),
             Kind::Repeated(repeated) => repeated.is_end_stream(),
         }
     }
@@ -222,6 +239,7 @@ impl http_body::Body for Body {
             // Its length, where it is known, is in the response's head.
             Kind::Stream { stream, .. } if stream.is_end_stream() => SizeHint::with_exact(0),
             Kind::Stream { .. } => SizeHint::default(),
+            Kind::Http2 { incoming, .. } => incoming.size_hint(),
             Kind::Repeated(repeated) => repeated.size_hint(),
         }
     }
@@ -251,7 +269,7 @@ fn poll_stream(
 ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
     let ended = |error: h2::Error| {
         let harmless = error.reason() == Some(Reason::NO_ERROR);
-        (!harmless).then_some(Err(BodyError::Http2(error)))
+        (!harmless).then_some(Err(BodyError::Stream(error)))
     };
     if !*data_done {
         match ready!(stream.poll_data(cx)) {

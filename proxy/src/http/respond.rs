@@ -1,6 +1,6 @@
 //! One request, from its client and back to it.
 
-use std::{convert::Infallible, sync::Arc};
+use std::sync::Arc;
 
 use http::{HeaderValue, Request, Response, Version, header::CONNECTION};
 
@@ -21,10 +21,7 @@ use crate::{
 };
 
 /// One request: forwarded, or answered here.
-pub(super) async fn respond(
-    session: Arc<Session>,
-    mut request: Box<Request<Body>>,
-) -> Result<Response<Body>, Infallible> {
+pub(super) async fn respond(session: Arc<Session>, mut request: Box<Request<Body>>) -> Response<Body> {
     let grpc = rescue::is_grpc(request.headers());
     let http2 = request.version() == Version::HTTP_2;
     let telemetry = &session.context.telemetry;
@@ -67,7 +64,7 @@ pub(super) async fn respond(
             .headers_mut()
             .insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(response)
+    response
 }
 
 /// Begins the access log's line, where there is a log.

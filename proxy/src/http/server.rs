@@ -1,11 +1,12 @@
 //! Serving HTTP on one connection.
 
-use std::{io, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, pin::pin, sync::Arc, time::Duration};
 
+use futures::FutureExt;
 use http::Request;
 use hyper::{
     body::Incoming,
-    server::conn::{http1, http2},
+    server::conn::{http1, http2 as http2_server},
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -14,6 +15,7 @@ use tokio::time::timeout;
 use super::{Body, Session, limits, respond::respond};
 use crate::{
     detect::PREFACE,
+    http2,
     model::{Codec, Direction},
     net::{Io, Replay, gather},
     telemetry::Metered,
@@ -27,6 +29,8 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 /// # Errors
 /// When the connection breaks or is not HTTP.
 pub async fn serve(io: Metered<Io>, session: Arc<Session>, codec: Codec) -> Result<(), ServeError> {
+    let drain = session.context.drain.clone();
+    let serving = session.clone();
     let mut io = Replay::new(io);
     let inbound = session.direction != Direction::Outbound;
     let limit = inbound.then_some(session.context.header_timeout);
@@ -35,16 +39,25 @@ pub async fn serve(io: Metered<Io>, session: Arc<Session>, codec: Codec) -> Resu
         Codec::Http1 => false,
         Codec::Http2 => true,
     };
-    let serving = session.clone();
+    if http2 && session.carries {
+        let service = move |request| Box::pin(respond(serving.clone(), request));
+        let finishing = drain.finishing(session.direction);
+        let connection = http2::serve(io, service);
+        finish(connection, finishing, session.withdrawn(), |connection| {
+            connection.graceful_shutdown();
+        })
+        .await?;
+        return Ok(());
+    }
     // Apart, so that it takes no memory between requests, and is not moved when it becomes a task of its own.
     let service = service_fn(move |request: Request<Incoming>| {
-        Box::pin(respond(serving.clone(), Box::new(request.map(Body::incoming))))
+        let responding = respond(serving.clone(), Box::new(request.map(Body::incoming)));
+        Box::pin(responding.map(Ok::<_, Infallible>))
     });
-    let drain = session.context.drain.clone();
     if http2 {
         let (io, outlet) = gather(io);
         let finishing = drain.finishing(session.direction);
-        let connection = pin!(http2_builder(session.carries).serve_connection(TokioIo::new(io), service));
+        let connection = pin!(http2_builder().serve_connection(TokioIo::new(io), service));
         let driven = outlet.drive(connection);
         finish(driven, finishing, session.withdrawn(), |driven| {
             driven.user().graceful_shutdown();
@@ -71,18 +84,21 @@ pub enum ServeError {
     /// The client broke off or sent what is not HTTP.
     #[error(transparent)]
     Http(#[from] hyper::Error),
+    /// The same of another sidecar.
+    #[error(transparent)]
+    Http2(#[from] http2::Error),
     /// The connection failed before the first request.
     #[error("the connection failed before its first request: {0}")]
     Io(#[from] io::Error),
 }
 
 /// Drives a connection; once `finishing` is done it takes no further requests, and once `withdrawn` is, it soon ends.
-async fn finish<C: Future<Output = hyper::Result<()>> + Unpin>(
+async fn finish<C: Future<Output = Result<(), E>> + Unpin, E>(
     mut connection: C,
     finishing: impl Future<Output = ()>,
     withdrawn: impl Future<Output = ()>,
     shut: impl Fn(&mut C),
-) -> hyper::Result<()> {
+) -> Result<(), E> {
     let mut withdrawn = pin!(withdrawn);
     tokio::select! {
         biased;
@@ -138,20 +154,11 @@ fn http1_builder(header_timeout: Option<Duration>) -> http1::Builder {
     builder
 }
 
-/// A connection that `carries` HTTP/1 requests brings those of many clients: what some do must not harm the others.
-fn http2_builder(carries: bool) -> http2::Builder<TokioExecutor> {
-    let window = if carries {
-        limits::SHARED_WINDOW
-    } else {
-        limits::CONNECTION_WINDOW
-    };
-    let mut builder = http2::Builder::new(TokioExecutor::new());
-    if carries {
-        builder.max_pending_accept_reset_streams(limits::CONCURRENT_STREAMS as usize);
-    }
+fn http2_builder() -> http2_server::Builder<TokioExecutor> {
+    let mut builder = http2_server::Builder::new(TokioExecutor::new());
     builder
         .initial_stream_window_size(limits::STREAM_WINDOW)
-        .initial_connection_window_size(window)
+        .initial_connection_window_size(limits::CONNECTION_WINDOW)
         .max_concurrent_streams(limits::CONCURRENT_STREAMS)
         .max_header_list_size(limits::HEADER_LIST_BYTES)
         .auto_date_header(false);

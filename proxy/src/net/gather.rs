@@ -33,9 +33,6 @@ pub struct Gathered<S>(Arc<Mutex<Gather<S>>>);
 #[derive(Debug)]
 pub struct Outlet<S> {
     gather: Arc<Mutex<Gather<S>>>,
-    /// Where there are several threads, the task is woken by the first who has something to write, and runs before
-    /// the others of the same thread: it lets them go first.
-    patient: bool,
 }
 
 /// Gathers the writes of a stream. Only what [`Outlet::drive`] runs may use it: no one else writes them out.
@@ -46,9 +43,7 @@ pub fn gather<S>(stream: S) -> (Gathered<S>, Outlet<S>) {
         unflushed: false,
         failure: Failure::None,
     }));
-    let runtime = Handle::try_current();
-    let patient = runtime.is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
-    (Gathered(gather.clone()), Outlet { gather, patient })
+    (Gathered(gather.clone()), Outlet { gather })
 }
 
 #[derive(Debug)]
@@ -143,14 +138,15 @@ impl<S> Outlet<S> {
         Driven {
             user,
             outlet: self,
-            patience: self.patient.then(Patience::default),
+            patience: Patience::here(),
         }
     }
 }
 
-/// Whether it is worth to hold a write back until the other tasks have run that can.
+/// Whether it is worth to hold a write back until the other tasks have run that can. Where there are several threads,
+/// the task that writes is woken by the first who has something to write, and runs before the others of its thread.
 #[derive(Debug)]
-struct Patience {
+pub struct Patience {
     /// What was held when the waiting began.
     waiting: Option<usize>,
     worth: u8,
@@ -168,6 +164,18 @@ impl Default for Patience {
 }
 
 impl Patience {
+    /// For a task of the runtime that runs; `None`: it needs none, since who is woken there runs after the others.
+    pub fn here() -> Option<Self> {
+        let runtime = Handle::try_current();
+        let threads = runtime.is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+        threads.then(Self::default)
+    }
+
+    /// Whether the task is to pause, with so many bytes held. It is woken when the others have run.
+    pub fn holds_back(&mut self, held: usize, cx: &mut Context<'_>) -> bool {
+        self.waits(held) && pin!(yield_now()).poll(cx).is_pending()
+    }
+
     /// Whether to wait, with so many bytes held.
     fn waits(&mut self, held: usize) -> bool {
         if let Some(before) = self.waiting.take() {
@@ -216,8 +224,7 @@ impl<F: Future, S: AsyncWrite + Unpin> Future for Driven<'_, F, S> {
         let mut gather = outlet.gather.lock();
         if polled.is_pending()
             && let Some(patience) = &mut self.patience
-            && patience.waits(gather.held.len())
-            && pin!(yield_now()).poll(cx).is_pending()
+            && patience.holds_back(gather.held.len(), cx)
         {
             return polled;
         }

@@ -9,7 +9,7 @@ mod replay;
 
 pub use copy::{Copied, copy};
 pub use dial::{DialError, Dialer};
-pub use gather::{Driven, Gathered, Outlet, gather};
+pub use gather::{Driven, Gathered, Outlet, Patience, gather};
 pub use io::Io;
 pub use listen::{bind, configure, original_destination, reset};
 pub use replay::Replay;

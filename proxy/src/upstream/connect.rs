@@ -18,8 +18,8 @@ use crate::{
 pub enum Purpose {
     /// HTTP of any version.
     Http,
-    /// HTTP/1, that HTTP/2 may carry: each protocol `x` of the cluster is offered as `x-h1h2` first.
-    Http1,
+    /// The same, where HTTP/2 may carry HTTP/1: each protocol `x` of the cluster is offered as `x-h1h2` first.
+    Shared,
     /// Bytes of any kind: each protocol `x` of the cluster is offered as `x-tcp` first.
     Opaque,
 }
@@ -91,7 +91,7 @@ impl Connector {
         let names = tls.alpn().iter().map(String::as_str);
         let suffix = match purpose {
             Purpose::Http => None,
-            Purpose::Http1 => Some(CARRYING),
+            Purpose::Shared => Some(CARRYING),
             Purpose::Opaque => Some("-tcp"),
         };
         let preferred = suffix.into_iter().flat_map(|suffix| {

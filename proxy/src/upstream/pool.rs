@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 
 use super::{Connector, Endpoint, InFlight, Purpose, usage::Kind};
 use crate::http::{Body, limits};
-use carrier::Carriers;
+use carrier::{Carriers, Found, Unsent};
 pub use error::SendError;
 use http1::Idle;
 use http2::{Shared, Stream, Unanswered};
@@ -37,6 +37,7 @@ mod http1;
 mod http2;
 mod lease;
 mod open;
+mod ride;
 
 /// Further connections for a request of which nothing was sent, since the one taken was about to end.
 const ANOTHER_CONNECTION: u32 = 3;
@@ -108,11 +109,51 @@ impl InFlight {
     pub async fn send_http2(
         self,
         connector: &Connector,
-        mut request: Box<Request<Body>>,
+        request: Box<Request<Body>>,
     ) -> Result<Response<Body>, SendError> {
         if request.method() == Method::CONNECT {
-            return Box::pin(self.tunnel(connector, request)).await;
+            Box::pin(self.tunnel(connector, request)).await
+        } else if self.endpoint().carries() {
+            self.send_to_sidecar(connector, request).await
+        } else {
+            Box::pin(self.send_to_anyone(connector, request)).await
         }
+    }
+
+    /// Sends a request over HTTP/2 to another sidecar, or to what turns out to be none.
+    async fn send_to_sidecar(
+        mut self,
+        connector: &Connector,
+        mut request: Box<Request<Body>>,
+    ) -> Result<Response<Body>, SendError> {
+        for _ in 0..=ANOTHER_CONNECTION {
+            let ride = match self.ride(connector).await {
+                Ok(Found::Ride(ride)) => ride,
+                Ok(Found::Foreign(io, open)) => {
+                    let shared = Shared::open(io, open).await?;
+                    self.endpoint().keep(shared);
+                    break;
+                }
+                Ok(Found::Nothing) => break,
+                Err(error) => {
+                    request.into_body().discard();
+                    return Err(error);
+                }
+            };
+            (self, request) = match self.send_along(ride, request).await {
+                Ok(response) => return Ok(response),
+                Err(Unsent::Request(in_flight, request)) => (in_flight, request),
+                Err(Unsent::Never(error)) => return Err(error),
+            };
+        }
+        Box::pin(self.send_to_anyone(connector, request)).await
+    }
+
+    async fn send_to_anyone(
+        self,
+        connector: &Connector,
+        mut request: Box<Request<Body>>,
+    ) -> Result<Response<Body>, SendError> {
         let mut left = ANOTHER_CONNECTION;
         loop {
             let per_connection = self.endpoint().cluster().limits.requests_per_connection;
@@ -189,14 +230,20 @@ impl Endpoint {
             }
             freed.await;
         };
-        let io = connector.connect(self, Purpose::Http).await?.io;
+        let io = self.connect(connector).await?;
         let mut shared = Shared::open(io, open).await?;
         let begun = shared.begin();
         let spent = per_connection.is_some_and(|limit| shared.used >= limit);
-        if !spent && !self.pool.is_retired() {
-            self.pool.http2.lock().push(shared);
+        if !spent {
+            self.keep(shared);
         }
         Ok(begun)
+    }
+
+    fn keep(&self, shared: Shared) {
+        if !self.pool.is_retired() {
+            self.pool.http2.lock().push(shared);
+        }
     }
 }
 

@@ -47,7 +47,7 @@ pub(crate) enum Outcome {
 /// Why a block cannot be decoded. The table is no longer the peer's, so it ends the connection
 /// (`COMPRESSION_ERROR`, RFC 9113 §4.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Error {
+pub enum Error {
     /// It ends within a field.
     #[error("a header block ends within a field")]
     Short,

@@ -265,10 +265,10 @@ impl Future for Writer {
 /// What is written, poll by poll, by a patient connection that writes as much.
 fn patiently(lengths: &[usize]) -> Vec<usize> {
     let wire = Wire::with(usize::MAX);
-    let (stream, mut outlet) = gather(wire.clone());
-    outlet.patient = true;
+    let (stream, outlet) = gather(wire.clone());
     let mut writer = Writer(stream, lengths.iter().rev().copied().collect());
     let mut driven = outlet.drive(Pin::new(&mut writer));
+    driven.patience = Some(Patience::default());
     let each = lengths.iter().map(|_| {
         let (polled, woken) = poll(Pin::new(&mut driven));
         assert!(polled.is_pending());

@@ -1,32 +1,33 @@
-//! HTTP/2 connections that carry HTTP/1 requests to another sidecar.
+//! HTTP/2 connections to another sidecar, which carry HTTP/1 requests too.
 //!
-//! Few requests at a time go over HTTP/1, which answers each of them sooner; more share a connection. Whether the
-//! endpoint takes them so shows in the TLS handshake of any connection to it. Whatever is in doubt goes over HTTP/1.
+//! Few HTTP/1 requests at a time go over HTTP/1, which answers each of them sooner; more share a connection. Whether
+//! the endpoint takes them so shows in the TLS handshake of any connection to it. Whatever is in doubt goes the way
+//! that anyone understands.
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicU8, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use h2::client::SendRequest;
 use http::{Request, Response};
 use parking_lot::Mutex;
 
 use super::{
-    super::{Connector, Endpoint, InFlight, Purpose, usage::Kind},
+    super::{ConnectError, Connector, Endpoint, InFlight, Purpose, usage::Kind},
     IDLE, STREAMS, SendError,
     http1::Http1,
-    http2::{self, Shared, Stream, Unanswered},
     lease::Connection,
     open::Open,
+    ride::{Load, Ride, Tally},
 };
 use crate::{
     http::{Body, carried},
+    http2::{self, Client, Unanswered},
     model::AppProtocol,
+    net::Io,
 };
 
 /// So many requests at a time go over HTTP/1.
@@ -56,24 +57,16 @@ pub(super) struct Carriers {
 }
 
 struct Carrier {
-    shared: Shared,
-    /// When it gave the last response, or began to owe one. In milliseconds since [`Carriers::began`].
-    heard: Arc<AtomicU64>,
-}
-
-/// One request's part of a connection.
-struct Ride {
-    sender: SendRequest<Bytes>,
-    stream: Stream,
-    heard: Arc<AtomicU64>,
+    client: Client,
+    tally: Arc<Tally>,
 }
 
 /// What a request is sent over.
-enum Found {
+pub(super) enum Found {
     Ride(Ride),
-    /// What was opened turned out to be one for HTTP/1.
-    Http1(Http1),
-    /// Nothing: it goes the way of HTTP/1.
+    /// A new connection, to one who does not take what is carried.
+    Foreign(Io, Open),
+    /// Nothing: it goes the way that anyone understands.
     Nothing,
 }
 
@@ -106,8 +99,8 @@ impl Carriers {
     fn share(&self) -> Option<Ride> {
         let now = self.now();
         let mut connections = self.connections.lock();
-        connections.retain(|carrier| !carrier.shared.is_closed());
-        let free = connections.iter_mut().find(|carrier| carrier.is_free(now))?;
+        connections.retain(|carrier| !carrier.client.is_closed());
+        let free = connections.iter().find(|carrier| carrier.is_free(now))?;
         Some(free.begin(now))
     }
 
@@ -119,33 +112,46 @@ impl Carriers {
         let now = self.now();
         self.connections
             .lock()
-            .retain(|carrier| !carrier.shared.is_closed() && !carrier.is_idle(now));
+            .retain(|carrier| !carrier.client.is_closed() && !carrier.is_idle(now));
     }
 }
 
 impl Carrier {
+    /// Begins HTTP/2 on a connection, and drives it until it ends; `open` counts as long.
+    fn new(io: Io, open: Open) -> Self {
+        let (client, connection) = http2::connect(io);
+        tokio::spawn(async move {
+            // An error reaches the requests that suffer from it.
+            let _ = connection.await;
+            drop(open);
+        });
+        Self {
+            client,
+            tally: Arc::default(),
+        }
+    }
+
+    fn load(&self) -> usize {
+        self.tally.requests.load(Ordering::Relaxed)
+    }
+
     fn unheard(&self, now: u64) -> Duration {
-        Duration::from_millis(now.saturating_sub(self.heard.load(Ordering::Relaxed)))
+        Duration::from_millis(now.saturating_sub(self.tally.heard.load(Ordering::Relaxed)))
     }
 
     fn is_free(&self, now: u64) -> bool {
-        let load = self.shared.load();
-        load == 0 || load < STREAMS && self.unheard(now) < QUIET
+        let due = self.tally.due.load(Ordering::Relaxed);
+        self.load() < STREAMS && (due == 0 || self.unheard(now) < QUIET)
     }
 
     fn is_idle(&self, now: u64) -> bool {
-        self.shared.load() == 0 && self.unheard(now) >= IDLE
+        self.load() == 0 && self.unheard(now) >= IDLE
     }
 
-    fn begin(&mut self, now: u64) -> Ride {
-        if self.shared.load() == 0 {
-            self.heard.store(now, Ordering::Relaxed);
-        }
-        let (sender, stream) = self.shared.begin();
+    fn begin(&self, now: u64) -> Ride {
         Ride {
-            sender,
-            stream,
-            heard: self.heard.clone(),
+            client: self.client.clone(),
+            load: Load::new(self.tally.clone(), now),
         }
     }
 }
@@ -160,6 +166,21 @@ impl Endpoint {
             && cluster.protocol == AppProtocol::Downstream
             && cluster.limits.connections.is_none()
             && cluster.limits.requests_per_connection.is_none()
+    }
+
+    /// Whether its HTTP/2 connections are shared with what is carried, as far as is known.
+    pub(super) fn carries(&self) -> bool {
+        self.may_be_carried_to() && !self.pool.carriers.are_refused()
+    }
+
+    /// A connection for HTTP of any version; what it shows of the endpoint is learned.
+    pub(super) async fn connect(&self, connector: &Connector) -> Result<Io, ConnectError> {
+        if !self.may_be_carried_to() {
+            return Ok(connector.connect(self, Purpose::Http).await?.io);
+        }
+        let opened = connector.connect(self, Purpose::Shared).await?;
+        self.pool.carriers.learn(opened.carries);
+        Ok(opened.io)
     }
 
     /// A ride on a new connection, or on one that had room by the time it would have been opened.
@@ -186,15 +207,12 @@ impl Endpoint {
 
     async fn open_carrier(&self, connector: &Connector, open: Open) -> Result<Found, SendError> {
         let carriers = &self.pool.carriers;
-        let opened = connector.connect(self, Purpose::Http1).await?;
+        let opened = connector.connect(self, Purpose::Shared).await?;
         carriers.learn(opened.carries);
         if !opened.carries {
-            return Ok(Found::Http1(Http1::new(opened.io, open)));
+            return Ok(Found::Foreign(opened.io, open));
         }
-        let mut carrier = Carrier {
-            shared: Shared::open(opened.io, open).await?,
-            heard: Arc::default(),
-        };
+        let carrier = Carrier::new(opened.io, open);
         let ride = carrier.begin(carriers.now());
         if !self.pool.is_retired() {
             carriers.connections.lock().push(carrier);
@@ -206,8 +224,18 @@ impl Endpoint {
 impl InFlight {
     /// Whether an HTTP/1 request had better share a connection, if it can be carried.
     pub fn is_crowded(&self) -> bool {
-        let endpoint = self.endpoint();
-        endpoint.in_flight() > FEW && endpoint.may_be_carried_to() && !endpoint.pool.carriers.are_refused()
+        self.endpoint().in_flight() > FEW && self.endpoint().carries()
+    }
+
+    /// A connection for one more request.
+    ///
+    /// # Errors
+    /// When there is none to be had.
+    pub(super) async fn ride(&self, connector: &Connector) -> Result<Found, SendError> {
+        match self.endpoint().pool.carriers.share() {
+            Some(ride) => Ok(Found::Ride(ride)),
+            None => Box::pin(self.endpoint().carrier(connector)).await,
+        }
     }
 
     /// Sends an HTTP/1 request over HTTP/2, or over HTTP/1 where that cannot be.
@@ -219,36 +247,63 @@ impl InFlight {
         connector: &Connector,
         mut request: Box<Request<Body>>,
     ) -> Result<Response<Body>, SendError> {
-        let ride = match self.endpoint().pool.carriers.share() {
-            Some(ride) => ride,
-            None => match Box::pin(self.endpoint().carrier(connector)).await {
-                Ok(Found::Ride(ride)) => ride,
-                Ok(Found::Http1(http1)) => return Box::pin(self.send_over(http1, request)).await,
-                Ok(Found::Nothing) => return Box::pin(self.send_http1(connector, request, false)).await,
-                Err(error) => {
-                    request.into_body().discard();
-                    return Err(error);
-                }
-            },
+        let ride = match self.ride(connector).await {
+            Ok(Found::Ride(ride)) => ride,
+            Ok(Found::Foreign(io, open)) => {
+                return Box::pin(self.send_over(Http1::new(io, open), request)).await;
+            }
+            Ok(Found::Nothing) => return Box::pin(self.send_http1(connector, request, false)).await,
+            Err(error) => {
+                request.into_body().discard();
+                return Err(error);
+            }
         };
         carried::load(&mut request);
-        match http2::send(ride.sender, &ride.stream, request).await {
-            Ok(response) => {
-                let now = self.endpoint().pool.carriers.now();
-                ride.heard.store(now, Ordering::Relaxed);
-                let lease = self.lease(Connection::Http2(ride.stream));
-                let mut response = response.map(|stream| Body::stream(stream, lease));
+        match self.send_along(ride, request).await {
+            Ok(mut response) => {
                 carried::open(&mut response);
                 Ok(response)
             }
             // The connection was about to end, perhaps with its peer: what comes next must not meet the same.
-            Err(Unanswered::Unsent(mut unsent, _)) => {
+            Err(Unsent::Request(in_flight, mut unsent)) => {
                 carried::unload(&mut unsent);
-                Box::pin(self.send_http1(connector, unsent, false)).await
+                Box::pin(in_flight.send_http1(connector, unsent, false)).await
             }
-            Err(Unanswered::Sent(error)) => Err(error),
+            Err(Unsent::Never(error)) => Err(error),
         }
     }
+
+    /// Sends a request over HTTP/2 on this connection.
+    ///
+    /// # Errors
+    /// When there is no response, and with the request where nothing of it was sent.
+    pub(super) async fn send_along(
+        self,
+        ride: Ride,
+        request: Box<Request<Body>>,
+    ) -> Result<Response<Body>, Unsent> {
+        let Ride { client, mut load } = ride;
+        match client.send(request).await {
+            Ok(response) => {
+                load.answered(self.endpoint().pool.carriers.now());
+                let lease = self.lease(Connection::Carrier(load));
+                Ok(response.map(|incoming| Body::http2(incoming, Some(lease))))
+            }
+            Err(Unanswered::Unsent(request)) => {
+                client.close();
+                Err(Unsent::Request(self, request))
+            }
+            Err(Unanswered::Broken(error)) => Err(Unsent::Never(SendError::Carried(error))),
+            Err(Unanswered::Body(error)) => Err(Unsent::Never(SendError::Body(error))),
+        }
+    }
+}
+
+/// What becomes of a request that has no response.
+pub(super) enum Unsent {
+    /// It may be sent over another connection.
+    Request(InFlight, Box<Request<Body>>),
+    Never(SendError),
 }
 
 #[cfg(test)]
@@ -256,12 +311,9 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::{
-        net::Io,
-        upstream::{pool::Pool, usage::Usage},
-    };
+    use crate::upstream::{pool::Pool, usage::Usage};
 
-    async fn shared() -> Shared {
+    async fn carrier() -> Carrier {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move {
@@ -272,9 +324,7 @@ mod tests {
         let io = Io::Opened(TcpStream::connect(address).await.unwrap());
         let usage = Arc::<Usage>::default();
         let permit = usage.take(Kind::Connections, &Default::default()).unwrap();
-        Shared::open(io, Open::new(&Pool::default(), permit))
-            .await
-            .unwrap()
+        Carrier::new(io, Open::new(&Pool::default(), permit))
     }
 
     #[tokio::test]
@@ -283,25 +333,27 @@ mod tests {
             began: Instant::now() - 2 * IDLE,
             ..Carriers::default()
         };
-        let heard = Arc::<AtomicU64>::default();
-        let carrier = Carrier {
-            shared: shared().await,
-            heard: heard.clone(),
-        };
+        let carrier = carrier().await;
+        let tally = carrier.tally.clone();
         carriers.connections.lock().push(carrier);
-        let first = carriers.share().unwrap();
+        let mut first = carriers.share().unwrap();
         let second = carriers.share().unwrap();
-        let unheard = heard.swap(0, Ordering::Relaxed);
+        let unheard = tally.heard.swap(0, Ordering::Relaxed);
         assert!(carriers.share().is_none());
         carriers.sweep();
-        heard.store(unheard, Ordering::Relaxed);
+        tally.heard.store(unheard, Ordering::Relaxed);
         assert!(carriers.share().is_some());
-        drop((first, second));
-        heard.store(0, Ordering::Relaxed);
-        assert!(carriers.share().is_some());
+        drop(second);
+        first.load.answered(unheard);
+        tally.heard.store(0, Ordering::Relaxed);
+        assert!(
+            carriers.share().is_some(),
+            "a response that takes its time is none that is due"
+        );
+        drop(first);
         carriers.sweep();
         assert!(carriers.share().is_some());
-        heard.store(0, Ordering::Relaxed);
+        tally.heard.store(0, Ordering::Relaxed);
         carriers.sweep();
         assert!(carriers.share().is_none());
     }

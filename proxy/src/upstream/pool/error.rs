@@ -1,7 +1,7 @@
 //! Why a request got no response.
 
 use super::super::{ConnectError, Overflow};
-use crate::{http::BodyError, http1, reason::Reason, retry::Failure};
+use crate::{http::BodyError, http1, http2, reason::Reason, retry::Failure};
 
 /// Why a request got no response.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +18,9 @@ pub enum SendError {
     /// The same over HTTP/2.
     #[error("the endpoint gave no response: {0}")]
     Http2(#[from] h2::Error),
+    /// The same of a sidecar's.
+    #[error("the endpoint gave no response: {0}")]
+    Carried(#[source] http2::Error),
     /// The same of a CONNECT over HTTP/2.
     #[error("the endpoint gave no response: {0}")]
     Tunnel(#[from] hyper::Error),
@@ -43,7 +46,7 @@ impl SendError {
             Self::Overflow(_) => Reason::Overflow,
             Self::Http1(http1::Error::Malformed(_)) => Reason::UpstreamProtocol,
             Self::Http1(http1::Error::Length(_)) => Reason::ClientReset,
-            Self::Http1(_) | Self::Http2(_) | Self::Tunnel(_) => Reason::UpstreamReset,
+            Self::Http1(_) | Self::Http2(_) | Self::Carried(_) | Self::Tunnel(_) => Reason::UpstreamReset,
             Self::Body(_) => Reason::ClientReset,
         }
     }
@@ -52,7 +55,7 @@ impl SendError {
     pub fn broke(&self) -> bool {
         match self {
             Self::Http1(error) => matches!(error, http1::Error::Io(_) | http1::Error::Closed),
-            Self::Http2(_) | Self::Tunnel(_) => true,
+            Self::Http2(_) | Self::Carried(_) | Self::Tunnel(_) => true,
             Self::Connect(_) | Self::Overflow(_) | Self::Body(_) => false,
         }
     }
@@ -66,7 +69,10 @@ impl SendError {
             Self::Http2(error) if error.reason() == Some(h2::Reason::REFUSED_STREAM) => {
                 Some(Failure::RefusedStream)
             }
-            Self::Http1(_) | Self::Http2(_) | Self::Tunnel(_) => Some(Failure::Reset),
+            Self::Carried(error) if error.reason() == Some(h2::Reason::REFUSED_STREAM) => {
+                Some(Failure::RefusedStream)
+            }
+            Self::Http1(_) | Self::Http2(_) | Self::Carried(_) | Self::Tunnel(_) => Some(Failure::Reset),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{pin::pin, time::Instant};
 use http::{Request, Response};
 
 use super::{
-    super::{Connector, Endpoint, InFlight, Purpose, usage::Kind},
+    super::{Connector, Endpoint, InFlight, usage::Kind},
     IDLE, Pool, SendError,
     lease::Connection,
     open::Open,
@@ -145,13 +145,7 @@ impl Endpoint {
     }
 
     async fn open_http1(&self, connector: &Connector, open: Open) -> Result<Http1, SendError> {
-        let purpose = if self.may_be_carried_to() {
-            Purpose::Http1
-        } else {
-            Purpose::Http
-        };
-        let opened = connector.connect(self, purpose).await?;
-        self.pool.carriers.learn(opened.carries);
-        Ok(Http1::new(opened.io, open))
+        let io = self.connect(connector).await?;
+        Ok(Http1::new(io, open))
     }
 }

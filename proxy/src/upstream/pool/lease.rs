@@ -6,6 +6,7 @@ use super::{
     super::{Endpoint, InFlight},
     http1::{Account, Http1},
     http2::Stream,
+    ride::Load,
 };
 use crate::http1;
 
@@ -20,6 +21,7 @@ pub(super) enum Connection {
     /// It comes back when the response was read.
     Http1(Option<Box<http1::Connection>>, Option<Account>),
     Http2(#[expect(dead_code, reason = "counts while it lives")] Stream),
+    Carrier(#[expect(dead_code, reason = "counts while it lives")] Load),
     /// Of this request alone.
     Tunnel,
 }

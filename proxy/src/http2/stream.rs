@@ -1,0 +1,149 @@
+//! One stream, as its connection keeps it.
+
+use std::{collections::VecDeque, task::Waker};
+
+use bytes::Bytes;
+use http::{HeaderMap, response};
+
+use super::Error;
+
+/// What is known of a stream as long as someone reads or writes it.
+#[derive(Debug)]
+pub(super) struct Stream {
+    /// Of a response that no one has taken yet.
+    pub(super) head: Option<Box<response::Parts>>,
+    pub(super) data: Pieces,
+    pub(super) trailers: Option<Box<HeaderMap>>,
+    /// The head of the message came.
+    pub(super) begun: bool,
+    /// The message came to its end.
+    pub(super) received: bool,
+    /// It was all in its head.
+    pub(super) bodiless: bool,
+    /// Someone reads it.
+    pub(super) reading: bool,
+    /// Someone writes to it.
+    pub(super) writing: bool,
+    /// Why neither has to go on.
+    pub(super) fault: Option<Error>,
+    /// Octets that must still come, by the message's Content-Length.
+    pub(super) due: Option<u64>,
+    /// Octets that the peer may send.
+    pub(super) receive_window: i64,
+    /// Octets read that the peer has not been told of.
+    pub(super) unreleased: u32,
+    /// Octets that may be sent.
+    pub(super) send_window: i64,
+    pub(super) reader: Option<Waker>,
+    pub(super) writer: Option<Waker>,
+}
+
+impl Stream {
+    /// One that is written to, and read.
+    pub(super) fn new(receive_window: i64, send_window: i64) -> Self {
+        Self {
+            head: None,
+            data: Pieces::default(),
+            trailers: None,
+            begun: false,
+            received: false,
+            bodiless: false,
+            reading: true,
+            writing: true,
+            fault: None,
+            due: None,
+            receive_window,
+            unreleased: 0,
+            send_window,
+            reader: None,
+            writer: None,
+        }
+    }
+
+    /// Whether all of its message was read.
+    pub(super) fn is_read(&self) -> bool {
+        self.received && self.data.is_empty() && self.trailers.is_none()
+    }
+
+    /// Takes in that so many octets of the message's body came; `last`: no more do.
+    ///
+    /// # Errors
+    /// When its Content-Length said otherwise.
+    pub(super) fn count(&mut self, octets: usize, last: bool) -> Result<(), &'static str> {
+        let Some(due) = &mut self.due else {
+            return Ok(());
+        };
+        let octets = u64::try_from(octets).unwrap_or(u64::MAX);
+        *due = due
+            .checked_sub(octets)
+            .ok_or("its body is longer than its Content-Length")?;
+        match last && *due > 0 {
+            true => Err("its body is shorter than its Content-Length"),
+            false => Ok(()),
+        }
+    }
+
+    /// Has nothing more pass.
+    pub(super) fn fail(&mut self, error: Error) {
+        self.fault.get_or_insert(error);
+        self.wake_reader();
+        self.wake_writer();
+    }
+
+    pub(super) fn wake_reader(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+
+    pub(super) fn wake_writer(&mut self) {
+        if let Some(writer) = self.writer.take() {
+            writer.wake();
+        }
+    }
+}
+
+/// Pieces of a body that wait to be read. Most bodies are one piece.
+#[derive(Debug, Default)]
+pub(super) struct Pieces {
+    first: Option<Bytes>,
+    rest: VecDeque<Bytes>,
+}
+
+impl Pieces {
+    pub(super) fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    pub(super) fn push(&mut self, piece: Bytes) {
+        match self.first {
+            None => self.first = Some(piece),
+            Some(_) => self.rest.push_back(piece),
+        }
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Bytes> {
+        let next = self.rest.pop_front();
+        std::mem::replace(&mut self.first, next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_come_in_their_order() {
+        let mut pieces = Pieces::default();
+        for piece in ["a", "b", "c"] {
+            pieces.push(Bytes::from_static(piece.as_bytes()));
+        }
+        assert_eq!(pieces.pop().unwrap(), "a");
+        pieces.push(Bytes::from_static(b"d"));
+        for piece in ["b", "c", "d"] {
+            assert!(!pieces.is_empty());
+            assert_eq!(pieces.pop().unwrap(), piece);
+        }
+        assert!(pieces.is_empty() && pieces.pop().is_none());
+    }
+}
