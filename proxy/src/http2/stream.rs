@@ -2,10 +2,13 @@
 
 use std::{collections::VecDeque, task::Waker};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, response};
 
 use super::Error;
+
+/// A piece of a body up to so many bytes is copied behind others that wait.
+const SHORT: usize = 4 * 1024;
 
 /// What is known of a stream as long as someone reads or writes it.
 #[derive(Debug)]
@@ -103,11 +106,14 @@ impl Stream {
     }
 }
 
-/// Pieces of a body that wait to be read. Most bodies are one piece.
+/// Pieces of a body that wait to be read. Most bodies are one piece. Behind it short ones are joined: each would keep
+/// all that was read with it in memory as long as no one reads it.
 #[derive(Debug, Default)]
 pub(super) struct Pieces {
     first: Option<Bytes>,
     rest: VecDeque<Bytes>,
+    /// Short pieces behind the rest.
+    short: BytesMut,
 }
 
 impl Pieces {
@@ -116,14 +122,23 @@ impl Pieces {
     }
 
     pub(super) fn push(&mut self, piece: Bytes) {
-        match self.first {
-            None => self.first = Some(piece),
-            Some(_) => self.rest.push_back(piece),
+        if self.first.is_none() {
+            self.first = Some(piece);
+        } else if piece.len() <= SHORT {
+            self.short.extend_from_slice(&piece);
+        } else {
+            if !self.short.is_empty() {
+                self.rest.push_back(self.short.split().freeze());
+            }
+            self.rest.push_back(piece);
         }
     }
 
     pub(super) fn pop(&mut self) -> Option<Bytes> {
-        let next = self.rest.pop_front();
+        let mut next = self.rest.pop_front();
+        if next.is_none() && !self.short.is_empty() {
+            next = Some(std::mem::take(&mut self.short).freeze());
+        }
         std::mem::replace(&mut self.first, next)
     }
 }
@@ -135,15 +150,28 @@ mod tests {
     #[test]
     fn pieces_come_in_their_order() {
         let mut pieces = Pieces::default();
-        for piece in ["a", "b", "c"] {
-            pieces.push(Bytes::from_static(piece.as_bytes()));
+        let long = Bytes::from(vec![b'l'; SHORT + 1]);
+        let all = [&b"a"[..], b"b", b"c", &long, b"d", b"e", &long, &long, b"f"];
+        for piece in all {
+            pieces.push(Bytes::copy_from_slice(piece));
         }
-        assert_eq!(pieces.pop().unwrap(), "a");
-        pieces.push(Bytes::from_static(b"d"));
-        for piece in ["b", "c", "d"] {
-            assert!(!pieces.is_empty());
-            assert_eq!(pieces.pop().unwrap(), piece);
+        let mut popped = Vec::new();
+        while let Some(piece) = pieces.pop() {
+            popped.push(piece);
         }
-        assert!(pieces.is_empty() && pieces.pop().is_none());
+        assert_eq!(popped, [&b"a"[..], b"bc", &long, b"de", &long, &long, b"f"]);
+        pieces.push(Bytes::from_static(b"g"));
+        assert_eq!(pieces.pop().unwrap(), "g");
+        assert!(pieces.is_empty());
+    }
+
+    /// What was read with a short piece is let go of.
+    #[test]
+    fn short_pieces_that_wait_hold_no_more_than_themselves() {
+        let mut pieces = Pieces::default();
+        pieces.push(Bytes::from_static(b"first"));
+        let read = Bytes::from(vec![0; 64 * 1024]);
+        pieces.push(read.slice(..10));
+        assert!(read.is_unique());
     }
 }
