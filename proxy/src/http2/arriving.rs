@@ -55,7 +55,7 @@ impl State {
                 .err()
                 .map(Error::Malformed)
         };
-        if fault.is_some() || !stream.reading {
+        if fault.is_some() || stream.fault.is_some() || !stream.reading {
             self.release(id, octets);
         } else {
             let padding = octets - frame.payload.len();

@@ -79,14 +79,15 @@ impl Client {
     where
         B: Body<Data = Bytes, Error = BodyError> + Unpin + Send + 'static,
     {
-        let begun = self.0.lock().begin();
+        let bodiless = request.body().is_end_stream();
+        let head = Head::Request(request.method(), request.uri(), request.headers());
+        let begun = self.0.lock().begin(head, bodiless);
         let Ok(id) = begun else {
             return Err(Unanswered::Unsent(request));
         };
         let mut incoming = Incoming::new(self.0.clone(), id);
-        let writer = Writer::new(self.0.clone(), id);
-        let (head, body) = request.into_parts();
-        let mut upload = Some(Outgoing::new(writer, Head::Request(Box::new(head)), body));
+        let body = request.into_body();
+        let mut upload = (!bodiless).then(|| Outgoing::new(Writer::new(self.0.clone(), id), body));
         let head = poll_fn(|cx| {
             if let Some(Poll::Ready(sent)) = upload.as_mut().map(|upload| upload.poll(cx)) {
                 upload = None;

@@ -28,6 +28,7 @@ use crate::{detect::PREFACE, http::limits, net::Patience};
 /// Room for what is read at a time: as much as the allocator has at hand, and more as long as reads fill it.
 const FIRST_READ: usize = 8 * 1024;
 const LARGEST_READ: usize = 64 * 1024;
+/// A client that was told of the end has so long to end, too.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// What one end of a connection is, and does with what the other begins.
@@ -107,25 +108,8 @@ where
     /// Ready when the connection has ended. An error of the peer's was told to it then.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.shared.lock().register(cx.waker());
-        let read = self.poll_read(cx);
-        if let Poll::Ready(ended) = read {
-            self.shared.close();
-            self.shared.lock().end(match &ended {
-                Ok(()) => Error::Closed,
-                Err(error) => error.clone(),
-            });
-            if let Err(Error::Protocol(..) | Error::Compression(_)) = &ended {
-                let reason = ended
-                    .as_ref()
-                    .err()
-                    .and_then(Error::reason)
-                    .unwrap_or(Reason::NO_ERROR);
-                let mut state = self.shared.lock();
-                let newest = state.newest;
-                frame::put_goaway(&mut state.out, newest, reason);
-            }
-            let _ = self.poll_out(cx);
-            let _ = Pin::new(&mut self.io).poll_shutdown(cx);
+        if let Poll::Ready(ended) = self.poll_read(cx) {
+            self.part(&ended, cx);
             return Poll::Ready(ended);
         }
         if self.holds_back(cx) {
@@ -144,6 +128,21 @@ where
             Role::Client => Poll::Ready(Ok(())),
             Role::Server => self.poll_linger(cx),
         }
+    }
+
+    /// Has all streams end with the connection, and tells the peer why as far as that needs no waiting.
+    fn part(&mut self, ended: &Result<(), Error>, cx: &mut Context<'_>) {
+        self.shared.close();
+        let error = ended.as_ref().err().cloned().unwrap_or(Error::Closed);
+        let mut state = self.shared.lock();
+        state.end(error.clone());
+        if let (Error::Protocol(..) | Error::Compression(_), Some(reason)) = (&error, error.reason()) {
+            let newest = state.newest;
+            frame::put_goaway(&mut state.out, newest, reason);
+        }
+        drop(state);
+        let _ = self.poll_out(cx);
+        let _ = Pin::new(&mut self.io).poll_shutdown(cx);
     }
 
     /// Waits for the client to end, too: to close a connection on what it still sends would cost it what it has not

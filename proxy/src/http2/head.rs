@@ -10,25 +10,28 @@ use http::{
 
 use super::hpack::{Encoder, Header};
 
-/// What begins a message.
-#[derive(Debug)]
-pub(super) enum Head {
-    Request(Box<request::Parts>),
-    Response(Box<response::Parts>),
+/// What stands before a message's body, or behind it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Head<'a> {
+    Request(&'a Method, &'a Uri, &'a HeaderMap),
+    Response(StatusCode, &'a HeaderMap),
+    Trailers(&'a HeaderMap),
 }
 
-impl Head {
+impl Head<'_> {
     pub(super) fn encode(&self, encoder: &mut Encoder, out: &mut BytesMut) {
         encoder.begin(out);
-        let headers = match self {
-            Self::Request(parts) => {
-                encode_target(parts, encoder, out);
-                &parts.headers
+        let headers = match *self {
+            Self::Request(method, uri, headers) => {
+                encoder.method(method, out);
+                encode_target(uri, encoder, out);
+                headers
             }
-            Self::Response(parts) => {
-                encoder.status(parts.status, out);
-                &parts.headers
+            Self::Response(status, headers) => {
+                encoder.status(status, out);
+                headers
             }
+            Self::Trailers(headers) => headers,
         };
         for (name, value) in headers {
             encoder.field(name, value, out);
@@ -36,22 +39,12 @@ impl Head {
     }
 }
 
-fn encode_target(parts: &request::Parts, encoder: &mut Encoder, out: &mut BytesMut) {
-    encoder.method(&parts.method, out);
-    let uri = &parts.uri;
+fn encode_target(uri: &Uri, encoder: &mut Encoder, out: &mut BytesMut) {
     encoder.scheme(uri.scheme_str().unwrap_or("http"), out);
     if let Some(authority) = uri.authority() {
         encoder.authority(authority.as_str(), out);
     }
-    let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    encoder.path(path, out);
-}
-
-pub(super) fn encode_trailers(trailers: &HeaderMap, encoder: &mut Encoder, out: &mut BytesMut) {
-    encoder.begin(out);
-    for (name, value) in trailers {
-        encoder.field(name, value, out);
-    }
+    encoder.path(uri.path_and_query().map_or("/", PathAndQuery::as_str), out);
 }
 
 /// The fields of a header block, as they come.
@@ -226,17 +219,16 @@ mod tests {
                 .header("x-a", "2")
                 .body(())
                 .unwrap();
-            let sent = sent.into_parts().0;
-            let (headers, uri) = (sent.headers.clone(), sent.uri.clone());
             let mut out = BytesMut::new();
-            Head::Request(Box::new(sent)).encode(&mut Encoder::new(), &mut out);
+            let head = Head::Request(sent.method(), sent.uri(), sent.headers());
+            head.encode(&mut Encoder::new(), &mut out);
             let mut fields = Fields::default();
             let mut add = |header| fields.add(header, LIMIT);
             let outcome = Decoder::new().decode(Bytes::from(out), &mut add).unwrap();
             assert_eq!(outcome, Outcome::Good);
             let came = fields.into_request().unwrap();
-            assert_eq!((came.method, came.uri), (Method::PUT, uri));
-            assert!(came.headers.iter().eq(headers.iter()));
+            assert_eq!((&came.method, &came.uri), (sent.method(), sent.uri()));
+            assert!(came.headers.iter().eq(sent.headers()));
         }
     }
 

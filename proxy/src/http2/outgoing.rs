@@ -1,4 +1,4 @@
-//! A message on its way out.
+//! The body of a message on its way out.
 
 use std::{
     pin::Pin,
@@ -14,10 +14,9 @@ use http_body::Body;
 use super::{Error, head::Head, shared::Shared};
 use crate::http::BodyError;
 
-/// A message that is being written to its stream. Dropped before its end it tells the peer that it broke off.
+/// A body that is being written to its stream, behind its head. Dropped before its end it tells the peer that it broke off.
 pub(super) struct Outgoing<B> {
     writer: Writer,
-    head: Option<Head>,
     body: B,
     /// What waits for room in the windows.
     next: Next,
@@ -42,10 +41,9 @@ pub(super) struct Writer {
 }
 
 impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Outgoing<B> {
-    pub(super) fn new(writer: Writer, head: Head, body: B) -> Self {
+    pub(super) fn new(writer: Writer, body: B) -> Self {
         Self {
             writer,
-            head: Some(head),
             body,
             next: Next::Ask,
         }
@@ -55,18 +53,10 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Outgoing<B> {
     /// it sends says why.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         loop {
-            // Only what had no body from the beginning says so at once: that a body is empty is not the same.
-            let bodiless = self.head.is_some() && self.body.is_end_stream();
             let asked = self.ask(cx);
-            let Self {
-                writer, head, next, ..
-            } = self;
+            let Self { writer, next, .. } = self;
             let mut state = writer.shared.lock();
-            if let Some(head) = head.take() {
-                state.write_head(writer.id, &head, bodiless);
-                writer.done = bodiless;
-            }
-            if writer.done || state.poll_over(writer.id, cx).is_ready() {
+            if state.poll_over(writer.id, cx).is_ready() {
                 writer.done = true;
                 state.written(writer.id);
                 return Poll::Ready(Ok(()));
@@ -90,7 +80,7 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Outgoing<B> {
                     last
                 }
                 Next::Trailers(trailers) => {
-                    state.write_trailers(writer.id, &trailers);
+                    state.write_head(writer.id, Head::Trailers(&trailers), true);
                     true
                 }
                 Next::End => {
@@ -142,6 +132,12 @@ impl Writer {
             id,
             done: false,
         }
+    }
+
+    /// Writes a message's head; `last`: it is all there is of it.
+    pub(super) fn write_head(&mut self, head: Head<'_>, last: bool) {
+        self.done = last;
+        self.shared.lock().write_head(self.id, head, last);
     }
 
     /// Ready when no one waits for the message any more.

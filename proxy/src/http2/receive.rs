@@ -205,18 +205,7 @@ impl Receiver {
             frame::put_reset(&mut state.out, id, Reason::REFUSED_STREAM);
             return self.answered(RESET);
         }
-        let too_long = fields.is_longer(self.list);
-        let head = match too_long {
-            true => Ok((None, None)),
-            false => fields.into_request().and_then(|head| {
-                let due = content_length(&head.headers)?;
-                Ok((Some(head), due))
-            }),
-        };
-        let Ok((head, due)) = head.and_then(|(head, due)| match due {
-            Some(1..) if ended => Err("it lacks its body"),
-            due => Ok((head, due)),
-        }) else {
+        let Ok((head, due)) = request_of(fields, self.list, ended) else {
             frame::put_reset(&mut state.out, id, Reason::PROTOCOL_ERROR);
             return self.answered(RESET);
         };
@@ -294,6 +283,25 @@ impl Receiver {
             )),
             false => Ok(()),
         }
+    }
+}
+
+/// The head of a request, `None` when it is too long, and the octets that must follow by its Content-Length.
+///
+/// # Errors
+/// When it is malformed.
+fn request_of(
+    fields: Fields,
+    list: usize,
+    ended: bool,
+) -> Result<(Option<request::Parts>, Option<u64>), &'static str> {
+    if fields.is_longer(list) {
+        return Ok((None, None));
+    }
+    let head = fields.into_request()?;
+    match content_length(&head.headers)? {
+        Some(1..) if ended => Err("it lacks its body"),
+        due => Ok((Some(head), due)),
     }
 }
 

@@ -100,7 +100,7 @@ impl End for Nothing {
 }
 
 /// Answers one request, unless the client gives it up.
-async fn answer(writer: Writer, answering: Option<impl Future<Output = Response<Body>>>) {
+async fn answer(mut writer: Writer, answering: Option<impl Future<Output = Response<Body>>>) {
     let response = match answering {
         None => too_long(),
         Some(answering) => {
@@ -117,7 +117,13 @@ async fn answer(writer: Writer, answering: Option<impl Future<Output = Response<
     {
         head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
-    let mut outgoing = Outgoing::new(writer, Head::Response(Box::new(head)), body);
+    let bodiless = body.is_end_stream();
+    writer.write_head(Head::Response(head.status, &head.headers), bodiless);
+    if bodiless {
+        return;
+    }
+    drop(head);
+    let mut outgoing = Outgoing::new(writer, body);
     // Whoever reads the client's bytes is told by those that break off.
     let _ = poll_fn(|cx| outgoing.poll(cx)).await;
 }

@@ -8,12 +8,11 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use h2::Reason;
-use http::HeaderMap;
 
 use super::{
     Error,
     frame::{self, HEAD, LARGEST},
-    head::{Head, encode_trailers},
+    head::Head,
     hpack::Encoder,
     stream::Stream,
 };
@@ -124,11 +123,12 @@ impl State {
         }
     }
 
-    /// Begins a stream of the client's.
+    /// Begins a stream of the client's with a request; `last`: its head is all there is of it. Both at once, since the
+    /// streams of a connection begin in the order of their numbers (RFC 9113 §5.1.1).
     ///
     /// # Errors
     /// When the connection takes no more.
-    pub(super) fn begin(&mut self) -> Result<u32, Error> {
+    pub(super) fn begin(&mut self, head: Head<'_>, last: bool) -> Result<u32, Error> {
         if let Some(error) = &self.ended {
             return Err(error.clone());
         }
@@ -141,6 +141,7 @@ impl State {
         }
         self.newest = id;
         self.open(id);
+        self.write_head(id, head, last);
         Ok(id)
     }
 
@@ -150,8 +151,8 @@ impl State {
         self.streams.entry(id).insert_entry(stream).into_mut()
     }
 
-    /// Writes what begins a message; `last`: it is all there is of it.
-    pub(super) fn write_head(&mut self, id: u32, head: &Head, last: bool) {
+    /// Writes what stands before a body, or behind it; `last`: nothing more comes.
+    pub(super) fn write_head(&mut self, id: u32, head: Head<'_>, last: bool) {
         if self.is_over(id) {
             return;
         }
@@ -162,18 +163,6 @@ impl State {
         if last {
             self.written(id);
         }
-    }
-
-    pub(super) fn write_trailers(&mut self, id: u32, trailers: &HeaderMap) {
-        if self.is_over(id) {
-            return;
-        }
-        let encoder = &mut self.encoder;
-        frame::put_headers(&mut self.out, id, true, |out| {
-            encode_trailers(trailers, encoder, out);
-        });
-        self.wake_driver();
-        self.written(id);
     }
 
     /// Writes of a body what the windows let through; `last`: it ends with that. Ready when all is written, and at
@@ -199,7 +188,7 @@ impl State {
                 break false;
             }
         };
-        if blocked && stream.send_window > 0 {
+        if blocked && stream.send_window > 0 && !self.waiting.contains(&id) {
             self.waiting.push(id);
         }
         if wrote {

@@ -122,6 +122,25 @@ async fn requests_are_answered() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn requests_of_many_threads_are_answered() {
+    let (client, far) = client();
+    spawn(far, echo);
+    let asking = (0..8).map(|_| {
+        let client = client.clone();
+        tokio::spawn(async move {
+            for _ in 0..1000 {
+                let response = send(&client, put(Body::full("bytes"))).await.unwrap();
+                let came = soon(response.into_body().collect()).await.unwrap();
+                assert_eq!(came.to_bytes(), "bytes");
+            }
+        })
+    });
+    for asked in futures::future::join_all(asking).await {
+        asked.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn an_empty_body_is_not_none() {
     let (client, far) = client();

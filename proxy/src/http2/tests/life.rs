@@ -115,6 +115,27 @@ async fn a_response_that_breaks_off_is_no_whole_one() {
 }
 
 #[tokio::test]
+async fn an_answer_without_a_body_ends_once() {
+    let (near, far) = duplex(64 * 1024);
+    spawn(far, |request: Box<Request<Body>>| async {
+        // Read beside the answer.
+        tokio::spawn(request.into_body().collect());
+        Response::new(Body::empty())
+    });
+    let mut sender = h2_client(near).await;
+    let request = Request::put("http://app/").body(()).unwrap();
+    let (response, mut body) = sender.send_request(request, false).unwrap();
+    assert!(soon(response).await.unwrap().body().is_end_stream());
+    // A frame too many would have ended the stream.
+    let (second, _) = sender
+        .send_request(Request::get("http://app/").body(()).unwrap(), true)
+        .unwrap();
+    soon(second).await.unwrap();
+    body.send_data(Bytes::from_static(b"rest"), true).unwrap();
+    assert!(futures::poll!(poll_fn(|cx| body.poll_reset(cx))).is_pending());
+}
+
+#[tokio::test]
 async fn an_early_answer_ends_the_request_without_harm() {
     let (client, far) = client();
     spawn(far, |_| async { Response::new(Body::full("enough")) });
