@@ -65,6 +65,11 @@ impl Client {
         self.0.is_closed()
     }
 
+    /// Whether its peer owes something, does not answer, and may be gone.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.0.is_quiet()
+    }
+
     /// Has it taken for closed.
     pub(crate) fn close(&self) {
         self.0.close();

@@ -19,6 +19,7 @@ use tokio::{
 use super::{
     Error,
     frame::{self, Frame, Setting},
+    pulse::Pulse,
     receive::{Begun, Receiver},
     shared::Shared,
     state::{FIRST_WINDOW, Role},
@@ -53,6 +54,7 @@ pub(super) struct Connection<S, E> {
     writing: BytesMut,
     unflushed: bool,
     patience: Option<Patience>,
+    pulse: Pulse,
     /// How long the end of a peer is waited for that was told of ours.
     lingering: Option<Pin<Box<Sleep>>>,
     receiver: Receiver,
@@ -94,6 +96,7 @@ where
             writing: BytesMut::new(),
             unflushed: false,
             patience: Patience::here(),
+            pulse: Pulse::default(),
             lingering: None,
             receiver: Receiver::new(E::ROLE, E::LIST as usize),
             begun: E::ROLE == Role::Client,
@@ -111,6 +114,9 @@ where
         if let Poll::Ready(ended) = self.poll_read(cx) {
             self.part(&ended, cx);
             return Poll::Ready(ended);
+        }
+        if E::ROLE == Role::Client {
+            self.pulse.poll(&self.shared, cx);
         }
         if self.holds_back(cx) {
             return Poll::Pending;
@@ -223,6 +229,7 @@ where
                     false => Err(Error::Closed),
                 });
             }
+            self.pulse.heard(&self.shared);
             self.take_frames()?;
         }
     }

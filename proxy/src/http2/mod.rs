@@ -14,6 +14,7 @@ mod head;
 mod hpack;
 mod incoming;
 mod outgoing;
+mod pulse;
 mod receive;
 mod server;
 mod shared;

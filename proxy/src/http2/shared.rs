@@ -11,6 +11,7 @@ use super::state::{Role, State};
 pub(super) struct Shared {
     state: Mutex<State>,
     closed: AtomicBool,
+    quiet: AtomicBool,
     users: AtomicUsize,
 }
 
@@ -19,6 +20,7 @@ impl Shared {
         Self {
             state: Mutex::new(State::new(role)),
             closed: AtomicBool::new(false),
+            quiet: AtomicBool::new(false),
             users: AtomicUsize::new(0),
         }
     }
@@ -34,6 +36,15 @@ impl Shared {
 
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
+    }
+
+    /// Whether the peer does not answer, and may be gone.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_quiet(&self, quiet: bool) {
+        self.quiet.store(quiet, Ordering::Relaxed);
     }
 
     pub(super) fn enter(&self) {

@@ -25,6 +25,8 @@ use crate::http::{Body, BodyError};
 mod faults;
 mod life;
 
+/// A SETTINGS frame that sets nothing.
+const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
 const SOON: Duration = Duration::from_secs(10);
 
 /// The result of what does not take long.

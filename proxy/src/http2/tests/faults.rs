@@ -14,8 +14,6 @@ async fn served(bytes: &[u8]) -> Result<(), Error> {
     soon(serving).await.unwrap()
 }
 
-const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
-
 #[tokio::test]
 async fn who_breaks_the_protocol_is_told_and_left() {
     served(SETTINGS).await.unwrap();

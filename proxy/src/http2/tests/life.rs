@@ -11,6 +11,30 @@ impl Drop for Dropped {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_takes_long_to_answer_is_not_gone() {
+    let (client, far) = client();
+    spawn(far, |_| pending::<Response<Body>>());
+    let mut sending = Box::pin(client.send(get("/")));
+    assert!(futures::poll!(&mut sending).is_pending());
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(!client.is_quiet());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_answer_any_more_may_be_gone() {
+    let (client, mut far) = client();
+    let mut sending = Box::pin(client.send(get("/")));
+    assert!(futures::poll!(&mut sending).is_pending());
+    tokio::time::sleep(Duration::from_millis(3500)).await;
+    assert!(client.is_quiet());
+    far.write_all(SETTINGS).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!client.is_quiet());
+}
+
 #[tokio::test]
 async fn a_request_given_up_ends_its_answer() {
     let (client, far) = client();

@@ -32,10 +32,6 @@ use crate::{
 
 /// So many requests at a time go over HTTP/1.
 const FEW: u32 = 4;
-/// A connection that has given no response for so long while some were due takes no more requests until it does: its
-/// peer may be gone, and only requests that begin another connection find out soon.
-const QUIET: Duration = Duration::from_secs(3);
-
 /// Whether an endpoint takes HTTP/1 requests over HTTP/2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -100,7 +96,7 @@ impl Carriers {
         let now = self.now();
         let mut connections = self.connections.lock();
         connections.retain(|carrier| !carrier.client.is_closed());
-        let free = connections.iter().find(|carrier| carrier.is_free(now))?;
+        let free = connections.iter().find(|carrier| carrier.is_free())?;
         Some(free.begin(now))
     }
 
@@ -135,17 +131,15 @@ impl Carrier {
         self.tally.requests.load(Ordering::Relaxed)
     }
 
-    fn unheard(&self, now: u64) -> Duration {
-        Duration::from_millis(now.saturating_sub(self.tally.heard.load(Ordering::Relaxed)))
-    }
-
-    fn is_free(&self, now: u64) -> bool {
-        let due = self.tally.due.load(Ordering::Relaxed);
-        self.load() < STREAMS && (due == 0 || self.unheard(now) < QUIET)
+    /// Whether there is room. A connection whose peer may be gone takes no more requests: only those that begin another
+    /// find out soon.
+    fn is_free(&self) -> bool {
+        self.load() < STREAMS && !self.client.is_quiet()
     }
 
     fn is_idle(&self, now: u64) -> bool {
-        self.load() == 0 && self.unheard(now) >= IDLE
+        let unused = now.saturating_sub(self.tally.used.load(Ordering::Relaxed));
+        self.load() == 0 && Duration::from_millis(unused) >= IDLE
     }
 
     fn begin(&self, now: u64) -> Ride {
@@ -282,7 +276,7 @@ impl InFlight {
         ride: Ride,
         request: Box<Request<Body>>,
     ) -> Result<Response<Body>, Unsent> {
-        let Ride { client, mut load } = ride;
+        let Ride { client, load } = ride;
         match client.send(request).await {
             Ok(response) => {
                 load.answered(self.endpoint().pool.carriers.now());
@@ -308,52 +302,65 @@ pub(super) enum Unsent {
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::{TcpListener, TcpStream};
+    use tokio::{
+        io::AsyncWriteExt,
+        net::{TcpListener, TcpStream},
+    };
 
     use super::*;
     use crate::upstream::{pool::Pool, usage::Usage};
 
-    async fn carrier() -> Carrier {
+    /// A carrier to a peer that says no word.
+    async fn carrier() -> (Carrier, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            let (stream, _) = listener.accept().await.unwrap();
-            let mut connection = h2::server::handshake(stream).await.unwrap();
-            while connection.accept().await.is_some() {}
-        });
-        let io = Io::Opened(TcpStream::connect(address).await.unwrap());
+        let io = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (peer, _) = listener.accept().await.unwrap();
         let usage = Arc::<Usage>::default();
         let permit = usage.take(Kind::Connections, &Default::default()).unwrap();
-        Carrier::new(io, Open::new(&Pool::default(), permit))
+        let open = Open::new(&Pool::default(), permit);
+        (Carrier::new(Io::Opened(io), open), peer)
     }
 
     #[tokio::test]
-    async fn a_connection_that_owes_responses_for_long_takes_no_more_requests() {
+    async fn a_connection_whose_peer_may_be_gone_takes_no_more_requests() {
+        let carriers = Carriers::default();
+        let (carrier, mut peer) = carrier().await;
+        carriers.connections.lock().push(carrier);
+        let ride = carriers.share().unwrap();
+        let client = ride.client.clone();
+        tokio::time::pause();
+        let request = Box::new(Request::new(Body::empty()));
+        tokio::spawn(async move { ride.client.send(request).await.is_ok() });
+        until(|| client.is_quiet()).await;
+        assert!(carriers.share().is_none());
+        peer.write_all(b"\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        until(|| !client.is_quiet()).await;
+        assert!(carriers.share().is_some());
+    }
+
+    async fn until(is: impl Fn() -> bool) {
+        while !is() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_no_one_uses_is_let_go() {
         let carriers = Carriers {
             began: Instant::now() - 2 * IDLE,
             ..Carriers::default()
         };
-        let carrier = carrier().await;
+        let (carrier, _peer) = carrier().await;
         let tally = carrier.tally.clone();
         carriers.connections.lock().push(carrier);
-        let mut first = carriers.share().unwrap();
-        let second = carriers.share().unwrap();
-        let unheard = tally.heard.swap(0, Ordering::Relaxed);
-        assert!(carriers.share().is_none());
-        carriers.sweep();
-        tally.heard.store(unheard, Ordering::Relaxed);
-        assert!(carriers.share().is_some());
-        drop(second);
-        first.load.answered(unheard);
-        tally.heard.store(0, Ordering::Relaxed);
-        assert!(
-            carriers.share().is_some(),
-            "a response that takes its time is none that is due"
-        );
-        drop(first);
+        let used = carriers.share().unwrap();
+        tally.used.store(0, Ordering::Relaxed);
         carriers.sweep();
         assert!(carriers.share().is_some());
-        tally.heard.store(0, Ordering::Relaxed);
+        drop(used);
+        carriers.sweep();
+        assert!(carriers.share().is_some());
+        tally.used.store(0, Ordering::Relaxed);
         carriers.sweep();
         assert!(carriers.share().is_none());
     }

@@ -44,7 +44,9 @@ impl SendError {
         match self {
             Self::Connect(error) => error.reason(),
             Self::Overflow(_) => Reason::Overflow,
-            Self::Http1(http1::Error::Malformed(_)) => Reason::UpstreamProtocol,
+            Self::Http1(http1::Error::Malformed(_)) | Self::Carried(http2::Error::Malformed(_)) => {
+                Reason::UpstreamProtocol
+            }
             Self::Http1(http1::Error::Length(_)) => Reason::ClientReset,
             Self::Http1(_) | Self::Http2(_) | Self::Carried(_) | Self::Tunnel(_) => Reason::UpstreamReset,
             Self::Body(_) => Reason::ClientReset,
@@ -55,7 +57,8 @@ impl SendError {
     pub fn broke(&self) -> bool {
         match self {
             Self::Http1(error) => matches!(error, http1::Error::Io(_) | http1::Error::Closed),
-            Self::Http2(_) | Self::Carried(_) | Self::Tunnel(_) => true,
+            Self::Carried(error) => !matches!(error, http2::Error::Malformed(_)),
+            Self::Http2(_) | Self::Tunnel(_) => true,
             Self::Connect(_) | Self::Overflow(_) | Self::Body(_) => false,
         }
     }
