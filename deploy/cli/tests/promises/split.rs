@@ -140,9 +140,12 @@ async fn tcp(world: Arc<World>) -> Outcome {
     };
     let in_force = || async {
         one().await?;
+        // Also that both let the client in.
+        let seen = read();
+        let reached = |backend| seen.get(backend).is_some_and(|count| *count > 0);
         ensure!(
-            read().get("v2").is_some_and(|count| *count > 0),
-            "v2 has no connection yet"
+            reached("v1") && reached("v2"),
+            "not both were reached yet: {seen:?}"
         );
         Ok(())
     };
