@@ -21,7 +21,8 @@ use crate::{
     reason::Reason,
     tcp::Opaque,
     telemetry::Protocol,
-    tls::{Accepted, ServerSide},
+    tls::{Accepted, Carried, ServerSide},
+    tunnels::Tunnels,
 };
 
 /// How long a TLS handshake with a client may take.
@@ -67,9 +68,13 @@ pub async fn handle(
     let (client, peer, carries) = match &chain.tls {
         None => (Io::Plain(client), None, false),
         Some(tls) => {
+            let carried = match http {
+                true => Carried::Requests,
+                false => Carried::Connections,
+            };
             // A pod that ends takes one more request over each connection, so none is to be shared.
-            let carrying = http && context.drain.stage() == Stage::Running;
-            let accepted = terminate(context, tls, client, carrying, direction, &facts).await?;
+            let carried = (context.drain.stage() == Stage::Running).then_some(carried);
+            let accepted = terminate(context, tls, client, carried, direction, &facts).await?;
             let io = Io::Terminated(Box::new(accepted.stream));
             (io, accepted.peer, accepted.carries)
         }
@@ -82,11 +87,23 @@ pub async fn handle(
         tracing::info!(%source, %destination, reason = %denied.reason, "{}", denied.text);
         // A request can be told why it is refused, bytes cannot.
         if !http {
-            net::reset(client.socket());
+            client.reset();
             return Err(denied.reason);
         }
     }
     let refused = refused.map(|denied| denied.reason);
+
+    if carries && !http {
+        let tunnels = Tunnels {
+            context: context.clone(),
+            assembly: assembly.clone(),
+            facts,
+            peer,
+            direction,
+        };
+        Box::pin(tunnels.serve(client)).await;
+        return Ok(());
+    }
 
     let protocol = match &chain.terminal {
         Terminal::Tcp(..) => Protocol::Tcp,
@@ -136,12 +153,12 @@ async fn terminate(
     context: &Context,
     tls: &ServerSide,
     client: Replay,
-    carrying: bool,
+    carried: Option<Carried>,
     direction: Direction,
     facts: &Facts,
 ) -> Result<Accepted<Replay>, Reason> {
     let handshakes = &context.telemetry.handshakes;
-    match tls.accept(client.ahead(), HANDSHAKE, carrying).await {
+    match tls.accept(client.ahead(), HANDSHAKE, carried).await {
         Ok(accepted) => {
             handshakes.done(direction, Ok(()));
             Ok(accepted)

@@ -14,7 +14,7 @@ use crate::{
     reason::Reason,
     telemetry::Metered,
     tls::PeerIdentity,
-    upstream::{Endpoint, InFlight, Purpose, Upstream},
+    upstream::{Endpoint, Passage, Upstream},
 };
 
 /// Endpoints tried for one connection.
@@ -38,27 +38,27 @@ impl Opaque<'_> {
     /// Connects to an endpoint and copies until both sides are done, or until a changed policy forbids it.
     pub async fn forward(&self, mut client: Metered<Io>, tcp: &Tcp, targets: &Targets) -> (Reason, Copied) {
         let mut copied = Copied::default();
-        let mut endpoint = match self.connect(targets).await {
-            Ok(endpoint) => endpoint,
+        let mut passage = match self.connect(targets).await {
+            Ok(passage) => passage,
             Err(reason) => {
-                net::reset(client.stream().socket());
+                client.stream().reset();
                 return (reason, copied);
             }
         };
-        let (endpoint, _in_flight) = (&mut endpoint.0, endpoint.1);
+        let endpoint = &mut passage.io;
         let reason = tokio::select! {
             result = net::copy(&mut client, endpoint, tcp.idle_timeout, &mut copied) => match result {
                 Ok(()) => Reason::Closed,
                 Err(error) => {
                     tracing::debug!(%error, client = %self.facts.source, "a connection broke");
-                    net::reset(client.stream().socket());
-                    net::reset(endpoint.socket());
+                    client.stream().reset();
+                    endpoint.reset();
                     Reason::UpstreamReset
                 }
             },
             () = self.revoked() => {
-                net::reset(client.stream().socket());
-                net::reset(endpoint.socket());
+                client.stream().reset();
+                endpoint.reset();
                 Reason::PolicyRevoked
             }
         };
@@ -101,7 +101,7 @@ impl Opaque<'_> {
     }
 
     /// Connects to one endpoint after another: nothing was sent to one that cannot be reached.
-    async fn connect(&self, targets: &Targets) -> Result<(Io, InFlight), Reason> {
+    async fn connect(&self, targets: &Targets) -> Result<Passage, Reason> {
         let (upstream, mut endpoint) = self.choose(targets).await?;
         let mut tried = Vec::new();
         let deadline = Instant::now() + PATIENCE;
@@ -119,26 +119,18 @@ impl Opaque<'_> {
         }
     }
 
-    async fn connect_to(
-        &self,
-        upstream: &Upstream,
-        endpoint: &Arc<Endpoint>,
-    ) -> Result<(Io, InFlight), Reason> {
+    async fn connect_to(&self, upstream: &Upstream, endpoint: &Arc<Endpoint>) -> Result<Passage, Reason> {
         let in_flight = endpoint.clone().begin_connection();
         let in_flight = in_flight.map_err(|error| {
             tracing::info!(cluster = upstream.name(), %error, "a connection was refused");
             Reason::Overflow
         })?;
-        let connector = self.context.upstreams.connector();
-        let connected = connector.connect(endpoint, Purpose::Opaque).await;
+        let connected = in_flight.pass(self.context.upstreams.connector()).await;
         upstream.record(endpoint, connected.is_err());
-        match connected {
-            Ok(opened) => Ok((opened.io, in_flight)),
-            Err(error) => {
-                tracing::info!(cluster = upstream.name(), %error, "no connection to the endpoint");
-                Err(error.reason())
-            }
-        }
+        connected.map_err(|error| {
+            tracing::info!(cluster = upstream.name(), %error, "no connection to the endpoint");
+            error.reason()
+        })
     }
 
     /// Returns when the listener does not let this connection in any more.
@@ -155,13 +147,7 @@ impl Opaque<'_> {
                 }
                 continue;
             };
-            let Some(chain) = resolved.chain(chain::select(&resolved.listener, self.facts)) else {
-                return;
-            };
-            let peer = self.peer.as_deref();
-            if admit(&chain.model, self.facts, peer).is_err()
-                || resolved.next_chain(self.facts, peer).is_err()
-            {
+            if resolved.admitting(self.facts, self.peer.as_deref()).is_err() {
                 return;
             }
         }

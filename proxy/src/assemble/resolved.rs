@@ -132,6 +132,21 @@ impl Resolved {
         }
     }
 
+    /// The chain that a connection belongs to and which lets it in, as does the version that waits to take over.
+    ///
+    /// # Errors
+    /// With the reason when there is none, or it is refused.
+    pub fn admitting(&self, facts: &Facts, peer: Option<&PeerIdentity>) -> Result<&Arc<Chain>, Denied> {
+        let chain = self.chain(chain::select(&self.listener, facts));
+        let chain = chain.ok_or_else(|| Denied {
+            reason: Reason::NoFilterChain,
+            text: "the listener serves no such connection".to_owned(),
+        })?;
+        admit(&chain.model, facts, peer)?;
+        self.next_chain(facts, peer)?;
+        Ok(chain)
+    }
+
     /// The chain of the version that waits to take over; `None` when there is none. What it forbids is forbidden now.
     ///
     /// # Errors

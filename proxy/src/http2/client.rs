@@ -16,6 +16,7 @@ use super::{
     receive::Begun,
     shared::Shared,
     state::Role,
+    tunnel::Tunnel,
 };
 use crate::http::{BodyError, limits};
 
@@ -105,6 +106,17 @@ impl Client {
             tokio::spawn(poll_fn(move |cx| upload.poll(cx).map(drop)));
         }
         Ok(Response::from_parts(*head, incoming))
+    }
+
+    /// Begins a tunnel to this authority. What is sent through it does not wait for the peer to accept it.
+    ///
+    /// # Errors
+    /// When the connection takes no more; nothing was sent then.
+    pub(crate) fn tunnel(&self, authority: &str) -> Result<Tunnel, Error> {
+        let id = self.0.lock().begin(Head::Connect(authority), false)?;
+        let incoming = Incoming::new(self.0.clone(), id);
+        let writer = Writer::new(self.0.clone(), id);
+        Ok(Tunnel::new(incoming, writer, false))
     }
 }
 

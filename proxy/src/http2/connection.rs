@@ -33,11 +33,13 @@ const LARGEST_READ: usize = 64 * 1024;
 const LINGER: Duration = Duration::from_secs(1);
 
 /// What one end of a connection is, and does with what the other begins.
-pub(super) trait End {
+pub(crate) trait End {
     /// Which end it is.
     const ROLE: Role;
     /// Octets of a header list that are read, at most.
     const LIST: u32;
+    /// Whether what the peer begins are tunnels, and not other requests.
+    const TUNNELS: bool = false;
 
     /// Takes a stream that the peer has begun.
     fn accept(&mut self, shared: &Arc<Shared>, begun: Begun);
@@ -98,7 +100,7 @@ where
             patience: Patience::here(),
             pulse: Pulse::default(),
             lingering: None,
-            receiver: Receiver::new(E::ROLE, E::LIST as usize),
+            receiver: Receiver::new(E::ROLE, E::LIST as usize, E::TUNNELS),
             begun: E::ROLE == Role::Client,
         }
     }
@@ -198,6 +200,7 @@ where
             }
             self.writing.advance(written);
             self.unflushed = true;
+            self.pulse.spoken();
         }
         if self.unflushed {
             ready!(Pin::new(&mut self.io).poll_flush(cx))?;

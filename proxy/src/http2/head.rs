@@ -14,6 +14,8 @@ use super::hpack::{Encoder, Header};
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Head<'a> {
     Request(&'a Method, &'a Uri, &'a HeaderMap),
+    /// A request for a tunnel to this authority.
+    Connect(&'a str),
     Response(StatusCode, &'a HeaderMap),
     Trailers(&'a HeaderMap),
 }
@@ -26,6 +28,11 @@ impl Head<'_> {
                 encoder.method(method, out);
                 encode_target(uri, encoder, out);
                 headers
+            }
+            Self::Connect(authority) => {
+                encoder.method(&Method::CONNECT, out);
+                encoder.authority(authority, out);
+                return;
             }
             Self::Response(status, headers) => {
                 encoder.status(status, out);
@@ -107,24 +114,24 @@ impl Fields {
         if self.status.is_some() || self.protocol {
             return Err("it has a pseudo-header field that is not a request's");
         }
-        let (Some(method), Some(path), Some(scheme)) = (self.method, self.path, self.scheme) else {
-            return Err("it lacks a pseudo-header field");
-        };
-        if method == Method::CONNECT {
-            return Err("a CONNECT is not taken here");
-        }
+        let authority = self
+            .authority
+            .map(|authority| Authority::try_from(authority.as_bytes()))
+            .transpose()
+            .map_err(|_| "its authority is none")?;
         let mut parts = Request::new(()).into_parts().0;
-        parts.method = method;
-        parts.uri = match self.authority {
-            None => Uri::from(path),
-            Some(authority) => {
+        (parts.method, parts.uri) = match (self.method, self.path, self.scheme, authority) {
+            (Some(Method::CONNECT), None, None, Some(authority)) => (Method::CONNECT, authority.into()),
+            (Some(Method::CONNECT), ..) => return Err("a CONNECT names an authority and nothing else"),
+            (Some(method), Some(path), Some(_), None) => (method, path.into()),
+            (Some(method), Some(path), Some(scheme), Some(authority)) => {
                 let mut of = http::uri::Parts::default();
                 of.scheme = Some(Scheme::try_from(scheme.as_bytes()).map_err(|_| "its scheme is none")?);
-                of.authority =
-                    Some(Authority::try_from(authority.as_bytes()).map_err(|_| "its authority is none")?);
+                of.authority = Some(authority);
                 of.path_and_query = Some(path);
-                Uri::from_parts(of).map_err(|_| "its target is none")?
+                (method, Uri::from_parts(of).map_err(|_| "its target is none")?)
             }
+            _ => return Err("it lacks a pseudo-header field"),
         };
         parts.version = Version::HTTP_2;
         parts.headers = self.headers;
@@ -232,6 +239,20 @@ mod tests {
         }
     }
 
+    fn authority() -> Header {
+        Header::Authority(HeaderValue::from_static("10.0.0.1:80"))
+    }
+
+    #[test]
+    fn a_connect_names_an_authority() {
+        let came = fields(vec![Header::Method(Method::CONNECT), authority()]).into_request();
+        let came = came.unwrap();
+        assert_eq!(
+            (came.method, came.uri.to_string()),
+            (Method::CONNECT, "10.0.0.1:80".into())
+        );
+    }
+
     #[test]
     fn what_is_no_request_is_refused() {
         let get = || Header::Method(Method::GET);
@@ -248,6 +269,8 @@ mod tests {
             vec![get(), http(), path("/"), field("transfer-encoding", "chunked")],
             vec![get(), http(), path("/"), field("keep-alive", "1")],
             vec![Header::Method(Method::CONNECT), http(), path("/")],
+            vec![Header::Method(Method::CONNECT)],
+            vec![Header::Method(Method::CONNECT), path("/"), authority()],
             vec![
                 get(),
                 http(),

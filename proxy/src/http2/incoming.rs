@@ -32,6 +32,12 @@ impl Incoming {
         }
     }
 
+    /// Of a message that was all in its head.
+    pub(super) fn ended(shared: Arc<Shared>, id: u32) -> Self {
+        let done = true;
+        Self { shared, id, done }
+    }
+
     /// The head of a response.
     pub(super) fn poll_head(&mut self, cx: &Context<'_>) -> Poll<Result<Box<response::Parts>, Error>> {
         let mut state = self.shared.lock();

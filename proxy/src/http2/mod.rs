@@ -1,4 +1,4 @@
-//! HTTP/2 between two sidecars (RFC 9113), requests out and in.
+//! HTTP/2 between two sidecars (RFC 9113), requests and tunnels out and in.
 //!
 //! What passes is plain HTTP/2; the peer may be anyone who speaks it. But it is made for two proxies with many short
 //! messages: whoever sends a message writes its frames himself into the bytes that the connection's one task writes
@@ -20,10 +20,12 @@ mod server;
 mod shared;
 mod state;
 mod stream;
+mod tunnel;
 
 pub(crate) use client::{Client, Unanswered, connect};
 pub use incoming::Incoming;
-pub(crate) use server::serve;
+pub(crate) use server::{serve, serve_tunnels};
+pub use tunnel::Tunnel;
 
 use std::{io, sync::Arc};
 
@@ -80,7 +82,8 @@ impl From<io::Error> for Error {
 #[doc(hidden)]
 pub fn decode(bytes: &[u8], of_client: bool) -> Result<(), Error> {
     match of_client {
-        true => connection::swallow::<server::Nothing>(bytes),
+        true => connection::swallow::<server::Nothing<false>>(bytes)
+            .and(connection::swallow::<server::Nothing<true>>(bytes)),
         false => connection::swallow::<client::Requests>(bytes),
     }
 }

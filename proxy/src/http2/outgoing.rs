@@ -140,6 +140,35 @@ impl Writer {
         self.shared.lock().write_head(self.id, head, last);
     }
 
+    /// Writes some octets of a body, and says how many.
+    ///
+    /// # Errors
+    /// When no one waits for them any more.
+    pub(super) fn poll_write(&self, cx: &Context<'_>, data: &[u8]) -> Poll<Result<usize, Error>> {
+        let mut state = self.shared.lock();
+        if self.done || state.poll_over(self.id, cx).is_ready() {
+            return Poll::Ready(Err(state.fault(self.id).unwrap_or(Error::Closed)));
+        }
+        match state.write(self.id, data, false) {
+            0 if !data.is_empty() => Poll::Pending,
+            written => Poll::Ready(Ok(written)),
+        }
+    }
+
+    /// Has the message end.
+    pub(super) fn finish(&mut self) {
+        if !std::mem::replace(&mut self.done, true) {
+            let mut state = self.shared.lock();
+            let _ = state.poll_write(self.id, &mut Bytes::new(), true);
+            state.written(self.id);
+        }
+    }
+
+    /// Has the stream break off, here and at the peer.
+    pub(super) fn reset(&self, reason: Reason) {
+        self.shared.lock().reset(self.id, Error::Reset(reason));
+    }
+
     /// Ready when no one waits for the message any more.
     pub(super) fn poll_over(&self, cx: &Context<'_>) -> Poll<()> {
         self.shared.lock().poll_over(self.id, cx)

@@ -17,12 +17,14 @@ const SILENT: u32 = 3;
 /// What a PING says that asks.
 const PING: [u8; 8] = *b"weir-ask";
 
-/// Asks the peer, as long as there are streams, and tells whether it answers.
+/// Asks the peer, as long as it owes something, and tells whether it answers.
 #[derive(Debug, Default)]
 pub(super) struct Pulse {
     timer: Option<Pin<Box<Sleep>>>,
     /// Something has come since the last beat.
     heard: bool,
+    /// Something was sent since anything came.
+    spoken: bool,
     silent: u32,
 }
 
@@ -30,10 +32,16 @@ impl Pulse {
     /// Takes in that something came.
     pub(super) fn heard(&mut self, shared: &Shared) {
         self.heard = true;
+        self.spoken = false;
         if self.silent > 0 {
             self.silent = 0;
             shared.set_quiet(false);
         }
+    }
+
+    /// Takes in that something was sent.
+    pub(super) fn spoken(&mut self) {
+        self.spoken = true;
     }
 
     /// Asks when it is time.
@@ -51,12 +59,16 @@ impl Pulse {
             let Poll::Ready(()) = timer.as_mut().poll(cx) else {
                 return;
             };
-            timer.as_mut().reset(Instant::now() + PULSE);
             if !std::mem::take(&mut self.heard) {
+                if !self.spoken && state.streams.values().all(|stream| stream.begun) {
+                    self.timer = None;
+                    return;
+                }
                 self.silent += 1;
                 frame::put_ping(&mut state.out, 0, PING);
                 shared.set_quiet(self.silent >= SILENT);
             }
+            timer.as_mut().reset(Instant::now() + PULSE);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use h2::Reason;
-use http::request;
+use http::{Method, request};
 
 use super::{
     Error,
@@ -24,7 +24,7 @@ const RESET: usize = frame::HEAD + 4;
 const PING: [u8; 8] = *b"weir-end";
 
 /// A stream that the peer has begun with a request.
-pub(super) struct Begun {
+pub(crate) struct Begun {
     pub(super) id: u32,
     /// The request's head; `None`: it is too long.
     pub(super) head: Option<request::Parts>,
@@ -37,6 +37,8 @@ pub(super) struct Receiver {
     role: Role,
     /// Octets of a header list that are read, at most.
     list: usize,
+    /// Whether the streams that the peer begins are tunnels, and not other requests.
+    tunnels: bool,
     decoder: Decoder,
     /// A header block of which more must come.
     block: Option<Block>,
@@ -65,10 +67,11 @@ struct Block {
 }
 
 impl Receiver {
-    pub(super) fn new(role: Role, list: usize) -> Self {
+    pub(super) fn new(role: Role, list: usize, tunnels: bool) -> Self {
         Self {
             role,
             list,
+            tunnels,
             decoder: Decoder::new(),
             block: None,
             fresh: Vec::new(),
@@ -205,7 +208,7 @@ impl Receiver {
             frame::put_reset(&mut state.out, id, Reason::REFUSED_STREAM);
             return self.answered(RESET);
         }
-        let Ok((head, due)) = request_of(fields, self.list, ended) else {
+        let Ok((head, due)) = self.request_of(fields, ended) else {
             frame::put_reset(&mut state.out, id, Reason::PROTOCOL_ERROR);
             return self.answered(RESET);
         };
@@ -216,6 +219,31 @@ impl Receiver {
         stream.due = due;
         self.fresh.push(Begun { id, head, ended });
         Ok(())
+    }
+
+    /// The head of a request, `None` when it is too long, and the octets that must follow by its Content-Length.
+    ///
+    /// # Errors
+    /// When it is malformed, or none of those that are taken here.
+    fn request_of(
+        &self,
+        fields: Fields,
+        ended: bool,
+    ) -> Result<(Option<request::Parts>, Option<u64>), &'static str> {
+        if fields.is_longer(self.list) {
+            return Ok((None, None));
+        }
+        let head = fields.into_request()?;
+        match (head.method == Method::CONNECT, self.tunnels) {
+            (true, true) => return Ok((Some(head), None)),
+            (true, false) => return Err("a CONNECT is not taken here"),
+            (false, true) => return Err("nothing but a CONNECT is taken here"),
+            (false, false) => {}
+        }
+        match content_length(&head.headers)? {
+            Some(1..) if ended => Err("it lacks its body"),
+            due => Ok((Some(head), due)),
+        }
     }
 
     fn take_settings(&mut self, state: &mut State, frame: &Frame) -> Result<(), Error> {
@@ -283,25 +311,6 @@ impl Receiver {
             )),
             false => Ok(()),
         }
-    }
-}
-
-/// The head of a request, `None` when it is too long, and the octets that must follow by its Content-Length.
-///
-/// # Errors
-/// When it is malformed.
-fn request_of(
-    fields: Fields,
-    list: usize,
-    ended: bool,
-) -> Result<(Option<request::Parts>, Option<u64>), &'static str> {
-    if fields.is_longer(list) {
-        return Ok((None, None));
-    }
-    let head = fields.into_request()?;
-    match content_length(&head.headers)? {
-        Some(1..) if ended => Err("it lacks its body"),
-        due => Ok((Some(head), due)),
     }
 }
 

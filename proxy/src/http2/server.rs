@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures::future::{Either, poll_fn, select};
-use http::{HeaderValue, Request, Response, StatusCode, header::CONTENT_LENGTH};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header::CONTENT_LENGTH};
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -20,16 +20,19 @@ use super::{
     receive::Begun,
     shared::Shared,
     state::Role,
+    tunnel::Tunnel,
 };
 use crate::http::{Body, limits};
 
-/// A connection that serves requests when polled, until it ends.
-pub(crate) struct Serving<S, F>(Connection<S, Service<F>>);
+/// A connection that serves what its client begins when polled, until it ends.
+pub(crate) struct Serving<S, E>(Connection<S, E>);
 
-struct Service<F>(F);
+pub(crate) struct Service<F>(F);
+
+pub(crate) struct Tunnels<F>(F);
 
 /// Serves the requests of a connection, each by a task of its own with the future that `service` gives.
-pub(crate) fn serve<S, F, R>(io: S, service: F) -> Serving<S, F>
+pub(crate) fn serve<S, F, R>(io: S, service: F) -> Serving<S, Service<F>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     F: FnMut(Box<Request<Body>>) -> R,
@@ -38,23 +41,30 @@ where
     Serving(Connection::new(io, Service(service)))
 }
 
-impl<S, F, R> Serving<S, F>
+/// Serves the tunnels of a connection, of which each is given to `take`.
+pub(crate) fn serve_tunnels<S, F>(io: S, take: F) -> Serving<S, Tunnels<F>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
-    F: FnMut(Box<Request<Body>>) -> R,
-    R: Future<Output = Response<Body>> + Send + 'static,
+    F: FnMut(Tunnel),
 {
-    /// Takes no more requests; the connection ends with the last of those that have begun.
+    Serving(Connection::new(io, Tunnels(take)))
+}
+
+impl<S, E> Serving<S, E>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    E: End,
+{
+    /// Takes nothing more; the connection ends with the last of what has begun.
     pub(crate) fn graceful_shutdown(&mut self) {
         self.0.graceful_shutdown();
     }
 }
 
-impl<S, F, R> Future for Serving<S, F>
+impl<S, E> Future for Serving<S, E>
 where
     S: AsyncRead + AsyncWrite + Unpin,
-    F: FnMut(Box<Request<Body>>) -> R + Unpin,
-    R: Future<Output = Response<Body>> + Send + 'static,
+    E: End + Unpin,
 {
     type Output = Result<(), Error>;
 
@@ -83,13 +93,33 @@ where
     }
 }
 
-/// Gives up what it is asked.
-#[derive(Default)]
-pub(super) struct Nothing;
-
-impl End for Nothing {
+impl<F: FnMut(Tunnel)> End for Tunnels<F> {
     const ROLE: Role = Role::Server;
     const LIST: u32 = limits::HEADER_LIST_BYTES;
+    const TUNNELS: bool = true;
+
+    fn accept(&mut self, shared: &Arc<Shared>, begun: Begun) {
+        let Begun { id, head, ended } = begun;
+        let incoming = match ended {
+            true => Incoming::ended(shared.clone(), id),
+            false => Incoming::new(shared.clone(), id),
+        };
+        let mut writer = Writer::new(shared.clone(), id);
+        if head.is_some() {
+            writer.write_head(Head::Response(StatusCode::OK, &HeaderMap::new()), false);
+            (self.0)(Tunnel::new(incoming, writer, true));
+        }
+    }
+}
+
+/// Gives up what it is asked.
+#[derive(Default)]
+pub(super) struct Nothing<const TUNNELS: bool>;
+
+impl<const TUNNELS: bool> End for Nothing<TUNNELS> {
+    const ROLE: Role = Role::Server;
+    const LIST: u32 = limits::HEADER_LIST_BYTES;
+    const TUNNELS: bool = TUNNELS;
 
     fn accept(&mut self, shared: &Arc<Shared>, begun: Begun) {
         drop(Writer::new(shared.clone(), begun.id));

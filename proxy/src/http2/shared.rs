@@ -8,7 +8,7 @@ use super::state::{Role, State};
 
 /// A connection, for all who use it.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(crate) struct Shared {
     state: Mutex<State>,
     closed: AtomicBool,
     quiet: AtomicBool,

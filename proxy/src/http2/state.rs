@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use h2::Reason;
 
 use super::{
@@ -36,7 +36,7 @@ const LAST_STREAM: u32 = 0x7fff_ffff;
 
 /// Which end of the connection this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
+pub(crate) enum Role {
     Client,
     Server,
 }
@@ -168,23 +168,42 @@ impl State {
     /// Writes of a body what the windows let through; `last`: it ends with that. Ready when all is written, and at
     /// once when no one wants it; [`State::poll_over`] has said who is to be woken.
     pub(super) fn poll_write(&mut self, id: u32, data: &mut Bytes, last: bool) -> Poll<()> {
-        let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.fault.is_none()) else {
+        if self.is_over(id) {
             return Poll::Ready(());
+        }
+        let written = self.write(id, data, last);
+        data.advance(written);
+        if !data.is_empty() {
+            return Poll::Pending;
+        }
+        if last {
+            self.written(id);
+        }
+        Poll::Ready(())
+    }
+
+    /// Writes of a body's octets as many as the windows let through, and says how many; `last`: it ends with them.
+    /// Who writes to the stream is woken when there is room for the rest.
+    pub(super) fn write(&mut self, id: u32, data: &[u8], last: bool) -> usize {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return 0;
         };
+        let mut rest = data;
         let mut wrote = false;
         let blocked = loop {
             let window = self.send_window.min(stream.send_window);
-            if !data.is_empty() && (window <= 0 || self.out.len() >= FULL) {
+            if !rest.is_empty() && (window <= 0 || self.out.len() >= FULL) {
                 break true;
             }
             let room = usize::try_from(window).unwrap_or_default();
-            let piece = data.split_to(data.len().min(room).min(LARGEST));
+            let (piece, behind) = rest.split_at(rest.len().min(room).min(LARGEST));
+            rest = behind;
             make_room(&mut self.out, HEAD + piece.len());
             self.send_window -= length(piece.len());
             stream.send_window -= length(piece.len());
-            frame::put_data(&mut self.out, id, &piece, last && data.is_empty());
+            frame::put_data(&mut self.out, id, piece, last && rest.is_empty());
             wrote = true;
-            if data.is_empty() {
+            if rest.is_empty() {
                 break false;
             }
         };
@@ -194,13 +213,7 @@ impl State {
         if wrote {
             self.wake_driver();
         }
-        if blocked {
-            return Poll::Pending;
-        }
-        if last {
-            self.written(id);
-        }
-        Poll::Ready(())
+        data.len() - rest.len()
     }
 
     /// Takes in how large the peer wants the windows of streams to be.
@@ -338,6 +351,13 @@ impl State {
             stream.writer = Some(cx.waker().clone());
         }
         Poll::Pending
+    }
+
+    /// Why a stream ended before its time.
+    pub(super) fn fault(&self, id: u32) -> Option<Error> {
+        let stream = self.streams.get(&id);
+        let fault = stream.and_then(|stream| stream.fault.clone());
+        fault.or_else(|| self.ended.clone())
     }
 
     /// Whether nothing more is to be sent on a stream.

@@ -153,7 +153,7 @@ async fn serve(listener: TcpListener, ca: Arc<Ca>, signer: Arc<Mutex<Signer>>) {
     );
     loop {
         let (stream, _) = listener.accept().await.unwrap();
-        let Ok(accepted) = side.accept(stream, PATIENCE, false).await else {
+        let Ok(accepted) = side.accept(stream, PATIENCE, None).await else {
             continue;
         };
         signer.lock().peers.push(accepted.peer);

@@ -12,7 +12,8 @@ use tokio::{
 };
 use tokio_rustls::{client, server};
 
-use super::Replay;
+use super::{Replay, reset};
+use crate::http2::Tunnel;
 
 /// A connection, plain or under TLS. Vectored writes pass through unchanged.
 #[derive(Debug)]
@@ -25,16 +26,19 @@ pub enum Io {
     Opened(TcpStream),
     /// Opened, TLS begun here.
     Originated(Box<client::TlsStream<Replay>>),
+    /// Either, through a connection that others share.
+    Tunnelled(Tunnel),
 }
 
 impl Io {
-    /// The socket below.
-    pub fn socket(&self) -> &TcpStream {
+    /// Has it end in a way that the peer reads as "reset".
+    pub fn reset(&self) {
         match self {
-            Self::Plain(stream) => stream.stream(),
-            Self::Terminated(stream) => stream.get_ref().0.stream(),
-            Self::Opened(stream) => stream,
-            Self::Originated(stream) => stream.get_ref().0.stream(),
+            Self::Plain(stream) => reset(stream.stream()),
+            Self::Terminated(stream) => reset(stream.get_ref().0.stream()),
+            Self::Opened(stream) => reset(stream),
+            Self::Originated(stream) => reset(stream.get_ref().0.stream()),
+            Self::Tunnelled(tunnel) => tunnel.reset(),
         }
     }
 }
@@ -46,6 +50,7 @@ macro_rules! each {
             Self::Terminated($stream) => $call,
             Self::Opened($stream) => $call,
             Self::Originated($stream) => $call,
+            Self::Tunnelled($stream) => $call,
         }
     };
 }
@@ -83,6 +88,7 @@ impl AsyncWrite for Io {
             Self::Terminated(stream) => stream.is_write_vectored(),
             Self::Opened(stream) => stream.is_write_vectored(),
             Self::Originated(stream) => stream.is_write_vectored(),
+            Self::Tunnelled(stream) => stream.is_write_vectored(),
         }
     }
 }

@@ -23,7 +23,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tracing::warn;
 
 use super::{
-    CARRYING, HandshakeError,
+    BYTES, Carried, HandshakeError,
     material::{Material, Secrets, unusable},
     only_tls13, provider, provider_with,
     tickets::Tickets,
@@ -147,9 +147,13 @@ impl ClientSide {
         &self.alpn
     }
 
-    /// Whether agreeing on this protocol means that HTTP/2 may carry HTTP/1 requests.
-    pub fn carries(&self, protocol: &str) -> bool {
-        let plain = protocol.strip_suffix(CARRYING);
+    /// Whether agreeing on this protocol means that HTTP/2 may carry `carried`.
+    pub fn carries(&self, protocol: &str, carried: Carried) -> bool {
+        let plain = protocol.strip_suffix(carried.suffix());
+        let plain = plain.map(|plain| match carried {
+            Carried::Requests => plain,
+            Carried::Connections => plain.strip_suffix(BYTES).unwrap_or(plain),
+        });
         plain.is_some_and(|plain| self.alpn.iter().any(|name| name == plain))
     }
 

@@ -52,9 +52,28 @@ use weir_xds::algorithms::{CIPHER_SUITES, CURVES};
 
 use crate::model::{Algorithms, Certificate, TlsVersion, TrustBundle};
 
-/// What an application protocol's name ends with when, in addition to what the plain name means, HTTP/2 may carry
-/// HTTP/1 requests ([`crate::http`]).
-pub const CARRYING: &str = "-h1h2";
+/// What HTTP/2 may carry on a connection between two sidecars, beside what it carries for anyone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carried {
+    /// HTTP/1 requests ([`crate::http`]).
+    Requests,
+    /// Opaque connections, each by a CONNECT ([`crate::tunnels`]).
+    Connections,
+}
+
+/// What an application protocol's name ends with on a connection for bytes of any kind, where the name alone may also
+/// mean HTTP.
+pub const BYTES: &str = "-tcp";
+
+impl Carried {
+    /// What the application protocol's name ends with on such a connection.
+    pub const fn suffix(self) -> &'static str {
+        match self {
+            Self::Requests => "-h1h2",
+            Self::Connections => "-connect",
+        }
+    }
+}
 
 /// The cryptography in use: aws-lc-rs with AES-128-GCM first, which is the fastest of the suites and as strong
 /// as the rest of the handshake.

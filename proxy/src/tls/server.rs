@@ -18,7 +18,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::warn;
 
 use super::{
-    CARRYING, HandshakeError, PeerIdentity,
+    Carried, HandshakeError, PeerIdentity,
     material::{Material, Secrets, unusable},
     only_tls13, provider_with,
     verify::{ClientVerifier, Expected},
@@ -37,7 +37,7 @@ pub struct Accepted<IO> {
     pub peer: Option<Arc<PeerIdentity>>,
     /// The application protocol agreed on.
     pub alpn: Option<String>,
-    /// Whether HTTP/2 may carry HTTP/1 requests: both sides are sidecars that know how, and have proved who they are.
+    /// Whether it carries what was asked for: both sides are sidecars that know how, and have proved who they are.
     pub carries: bool,
     /// The server name that the client asked for.
     pub sni: Option<String>,
@@ -67,7 +67,9 @@ struct Built {
 struct Configured {
     plain: Arc<ServerConfig>,
     /// With each protocol `x` as `x-h1h2` too.
-    carrying: Arc<ServerConfig>,
+    requests: Arc<ServerConfig>,
+    /// With each protocol `x` as `x-connect` too.
+    connections: Arc<ServerConfig>,
     verifier: Option<Arc<ClientVerifier>>,
 }
 
@@ -97,8 +99,8 @@ impl ServerSide {
         Self { clock, ..self }
     }
 
-    /// Does the handshake within `limit`. Secrets not yet there are waited for as long before. With `carrying`, a
-    /// client that must show a certificate may agree on HTTP/2 that carries HTTP/1 requests.
+    /// Does the handshake within `limit`. Secrets not yet there are waited for as long before. A client that must show
+    /// a certificate may agree on HTTP/2 that carries `carried`.
     ///
     /// # Errors
     /// When the client is refused or refuses, and when it takes too long.
@@ -106,21 +108,22 @@ impl ServerSide {
         &self,
         io: IO,
         limit: Duration,
-        carrying: bool,
+        carried: Option<Carried>,
     ) -> Result<Accepted<IO>, HandshakeError>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let carrying = carrying && self.require_certificate;
+        let carried = carried.filter(|_| self.require_certificate);
         let configured = self.configured(self.material.secrets(limit).await?)?;
-        let config = match carrying {
-            true => &configured.carrying,
-            false => &configured.plain,
+        let config = match carried {
+            None => &configured.plain,
+            Some(Carried::Requests) => &configured.requests,
+            Some(Carried::Connections) => &configured.connections,
         };
         let handshake = async {
             let stream = TlsAcceptor::from(config.clone()).accept(io).await?;
             let peer = configured.peer(stream.get_ref().1)?;
-            Ok(accepted(stream, peer, carrying))
+            Ok(accepted(stream, peer, carried))
         };
         timeout(limit, handshake)
             .await
@@ -188,12 +191,17 @@ impl ServerSide {
             // One for the next connection; that brings another.
             config.send_tls13_tickets = 1;
         }
-        let mut carrying = config.clone();
-        let names = self.alpn.iter().map(|name| [name, CARRYING.as_bytes()].concat());
-        carrying.alpn_protocols = names.chain(self.alpn.iter().cloned()).collect();
+        let carrying = |carried: Carried| {
+            let mut config = config.clone();
+            let names = self.alpn.iter();
+            let names = names.map(|name| [name, carried.suffix().as_bytes()].concat());
+            config.alpn_protocols = names.chain(self.alpn.iter().cloned()).collect();
+            Arc::new(config)
+        };
         Ok(Configured {
+            requests: carrying(Carried::Requests),
+            connections: carrying(Carried::Connections),
             plain: Arc::new(config),
-            carrying: Arc::new(carrying),
             verifier,
         })
     }
@@ -215,16 +223,21 @@ impl Configured {
     }
 }
 
-fn accepted<IO>(stream: TlsStream<IO>, peer: Option<Arc<PeerIdentity>>, carrying: bool) -> Accepted<IO> {
+fn accepted<IO>(
+    stream: TlsStream<IO>,
+    peer: Option<Arc<PeerIdentity>>,
+    carried: Option<Carried>,
+) -> Accepted<IO> {
     let (_, connection) = stream.get_ref();
     let alpn = connection
         .alpn_protocol()
         .map(|name| String::from_utf8_lossy(name).into_owned());
     let sni = connection.server_name().map(str::to_owned);
-    let agreed = alpn.as_ref().is_some_and(|name| name.ends_with(CARRYING));
+    let agreed = alpn.as_ref().zip(carried);
+    let agreed = agreed.is_some_and(|(name, carried)| name.ends_with(carried.suffix()));
     Accepted {
         stream,
-        carries: carrying && agreed && peer.is_some(),
+        carries: agreed && peer.is_some(),
         peer,
         alpn,
         sni,

@@ -9,8 +9,8 @@ use tokio::{
 };
 
 use super::{
-    Accepted, CIPHER_SUITES, CURVES, ClientSide, Failure, HandshakeError, Originated, Pin, ServerSide, group,
-    suite,
+    Accepted, CIPHER_SUITES, CURVES, Carried, ClientSide, Failure, HandshakeError, Originated, Pin,
+    ServerSide, group, suite,
     testing::{Ca, Leaf, bundle},
 };
 use crate::{
@@ -118,7 +118,7 @@ async fn sockets() -> (TcpStream, TcpStream) {
 }
 
 async fn handshake(server: &ServerSide, client: &ClientSide, pin: Pin<'_>, alpn: &[&str]) -> Outcome {
-    handshake_with(server, client, pin, alpn, false).await
+    handshake_with(server, client, pin, alpn, None).await
 }
 
 async fn handshake_with(
@@ -126,11 +126,11 @@ async fn handshake_with(
     client: &ClientSide,
     pin: Pin<'_>,
     alpn: &[&str],
-    carrying: bool,
+    carried: Option<Carried>,
 ) -> Outcome {
     let (accepted, connected) = sockets().await;
     let serve = async {
-        let mut accepted = server.accept(accepted, LIMIT, carrying).await?;
+        let mut accepted = server.accept(accepted, LIMIT, carried).await?;
         let written = accepted.stream.write_all(b"!").await;
         written.map_err(HandshakeError::from)?;
         accepted.stream.flush().await.map_err(HandshakeError::from)?;
@@ -394,14 +394,14 @@ async fn a_missing_secret_is_waited_for_and_then_named() {
     let side = ServerSide::new(&server_tls(), &store);
     let (io, _peer) = tokio::io::duplex(64);
     let error = side
-        .accept(io, Duration::from_millis(20), false)
+        .accept(io, Duration::from_millis(20), None)
         .await
         .err()
         .unwrap();
     assert_eq!(error.failure(), Failure::NoCertificate);
     store.publish::<Secret>("workload-cert", State::Absent);
     let (io, _peer) = tokio::io::duplex(64);
-    let error = side.accept(io, LIMIT, false).await.err().unwrap();
+    let error = side.accept(io, LIMIT, None).await.err().unwrap();
     assert!(error.to_string().contains("workload-cert"), "{error}");
 }
 
@@ -411,7 +411,7 @@ async fn a_silent_client_is_given_up() {
     let (io, _peer) = tokio::io::duplex(64);
     let error = pair
         .server
-        .accept(io, Duration::from_millis(20), false)
+        .accept(io, Duration::from_millis(20), None)
         .await
         .err()
         .unwrap();
@@ -423,7 +423,7 @@ async fn bytes_that_are_not_tls_are_refused() {
     let pair = Pair::new();
     let (accepted, mut connected) = sockets().await;
     connected.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-    let error = pair.server.accept(accepted, LIMIT, false).await.err().unwrap();
+    let error = pair.server.accept(accepted, LIMIT, None).await.err().unwrap();
     assert_eq!(error.failure(), Failure::Protocol);
     assert!(Failure::of(&io::Error::other("no")).is_none());
 }

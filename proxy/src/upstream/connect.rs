@@ -10,7 +10,7 @@ use crate::{
     net::{DialError, Dialer, Io, Replay},
     reason::Reason,
     telemetry::{Connections, Handshakes, Telemetry},
-    tls::{CARRYING, ClientSide, HandshakeError, Pin},
+    tls::{BYTES, Carried, ClientSide, HandshakeError, Pin},
 };
 
 /// What the connection is for; told to the peer by ALPN, so that it need not look at the bytes.
@@ -22,13 +22,44 @@ pub enum Purpose {
     Shared,
     /// Bytes of any kind: each protocol `x` of the cluster is offered as `x-tcp` first.
     Opaque,
+    /// Opaque connections, several at a time where HTTP/2 may carry them: each `x` is offered as `x-tcp-connect` and
+    /// `x-connect` first, and then as for one of them.
+    Tunnels,
 }
+
+impl Purpose {
+    /// What HTTP/2 is asked to carry.
+    fn carried(self) -> Option<Carried> {
+        match self {
+            Self::Http | Self::Opaque => None,
+            Self::Shared => Some(Carried::Requests),
+            Self::Tunnels => Some(Carried::Connections),
+        }
+    }
+
+    fn alpn(self, names: &[String]) -> SmallVec<[String; 4]> {
+        let suffixes: &[&[&str]] = match self {
+            Self::Http => &[&[]],
+            Self::Shared => &[&[CARRYING], &[]],
+            Self::Opaque => &[&[BYTES], &[]],
+            Self::Tunnels => &[&[BYTES, TUNNELLING], &[TUNNELLING], &[BYTES], &[]],
+        };
+        let suffixed = suffixes.iter().flat_map(|suffix| {
+            let suffix = suffix.concat();
+            names.iter().map(move |name| [name, &*suffix].concat())
+        });
+        suffixed.collect()
+    }
+}
+
+const CARRYING: &str = Carried::Requests.suffix();
+const TUNNELLING: &str = Carried::Connections.suffix();
 
 /// A connection to an endpoint.
 pub struct Opened {
     /// The bytes.
     pub io: Io,
-    /// Whether HTTP/2 may carry HTTP/1 requests over it.
+    /// Whether HTTP/2 carries over it what it was opened for.
     pub carries: bool,
 }
 
@@ -86,24 +117,22 @@ impl Connector {
     /// When TCP or TLS fails.
     pub async fn connect(&self, endpoint: &Endpoint, purpose: Purpose) -> Result<Opened, ConnectError> {
         let Some(tls) = endpoint.tls() else {
-            return self.open(endpoint, None, &[]).await;
+            return self
+                .open(endpoint, None, &[])
+                .await
+                .map(|(io, _)| Opened { io, carries: false });
         };
-        let names = tls.alpn().iter().map(String::as_str);
-        let suffix = match purpose {
-            Purpose::Http => None,
-            Purpose::Shared => Some(CARRYING),
-            Purpose::Opaque => Some("-tcp"),
-        };
-        let preferred = suffix.into_iter().flat_map(|suffix| {
-            let names = tls.alpn().iter();
-            names.map(move |name| [name, suffix].concat())
-        });
-        let preferred: SmallVec<[String; 2]> = preferred.collect();
-        let alpn: SmallVec<[&str; 4]> = preferred.iter().map(String::as_str).chain(names).collect();
-        self.open(endpoint, Some(tls), &alpn).await
+        let names = purpose.alpn(tls.alpn());
+        let alpn: SmallVec<[&str; 4]> = names.iter().map(String::as_str).collect();
+        let (io, agreed) = self.open(endpoint, Some(tls), &alpn).await?;
+        let carries = purpose.carried().zip(agreed);
+        Ok(Opened {
+            io,
+            carries: carries.is_some_and(|(carried, name)| tls.carries(&name, carried)),
+        })
     }
 
-    /// Connects as told, whatever the cluster says of TLS.
+    /// Connects as told, whatever the cluster says of TLS, and says which application protocol was agreed on.
     ///
     /// # Errors
     /// When TCP or TLS fails.
@@ -112,16 +141,13 @@ impl Connector {
         endpoint: &Endpoint,
         tls: Option<&ClientSide>,
         alpn: &[&str],
-    ) -> Result<Opened, ConnectError> {
+    ) -> Result<(Io, Option<String>), ConnectError> {
         let address = endpoint.address();
         let limit = endpoint.cluster().connect_timeout;
         let stream = self.dialer.dial(address, limit).await?;
         let Some(tls) = tls else {
             self.connections.connected(address, false);
-            return Ok(Opened {
-                io: Io::Opened(stream),
-                carries: false,
-            });
+            return Ok((Io::Opened(stream), None));
         };
         let pin = endpoint
             .principal()
@@ -133,10 +159,7 @@ impl Connector {
         match connected {
             Ok(originated) => {
                 self.connections.connected(address, true);
-                Ok(Opened {
-                    carries: originated.alpn.is_some_and(|name| tls.carries(&name)),
-                    io: Io::Originated(Box::new(originated.stream)),
-                })
+                Ok((Io::Originated(Box::new(originated.stream)), originated.alpn))
             }
             Err(source) => Err(ConnectError::Tls { address, source }),
         }

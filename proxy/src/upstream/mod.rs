@@ -26,7 +26,7 @@ use tokio::{
 pub use connect::{ConnectError, Connector, Opened, Purpose};
 pub use endpoint::{Endpoint, InFlight};
 pub use lull::Lack;
-pub use pool::{Lease, SendError};
+pub use pool::{Lease, Passage, SendError};
 pub use usage::Overflow;
 use usage::{Kind, Permit, Usage};
 

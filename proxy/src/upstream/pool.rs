@@ -30,6 +30,7 @@ use http2::{Shared, Stream, Unanswered};
 use lease::Connection;
 pub use lease::Lease;
 use open::Open;
+pub use passage::Passage;
 
 mod carrier;
 mod error;
@@ -37,6 +38,7 @@ mod http1;
 mod http2;
 mod lease;
 mod open;
+mod passage;
 mod ride;
 
 /// Further connections for a request of which nothing was sent, since the one taken was about to end.
@@ -51,7 +53,10 @@ pub(super) struct Pool {
     retired: AtomicBool,
     http1: Mutex<VecDeque<Idle>>,
     http2: Mutex<Vec<Shared>>,
+    /// What carries HTTP/1 requests.
     carriers: Carriers,
+    /// What carries opaque connections.
+    tunnels: Carriers,
     /// Held while an HTTP/2 connection is opened, so that a burst opens one and not one for each request.
     opening: tokio::sync::Mutex<()>,
     open: Arc<AtomicUsize>,
@@ -64,6 +69,7 @@ impl Pool {
         idle.into_iter().for_each(Idle::close);
         self.http2.lock().clear();
         self.carriers.retire();
+        self.tunnels.retire();
     }
 
     fn is_retired(&self) -> bool {
@@ -79,6 +85,7 @@ impl Pool {
         drop(idle);
         self.http2.lock().retain(|shared| !shared.is_closed());
         self.carriers.sweep();
+        self.tunnels.sweep();
     }
 
     /// A connection with room for one more request; `crowded`: one of any load. One that has served as many
@@ -127,7 +134,7 @@ impl InFlight {
         mut request: Box<Request<Body>>,
     ) -> Result<Response<Body>, SendError> {
         for _ in 0..=ANOTHER_CONNECTION {
-            let ride = match self.ride(connector).await {
+            let ride = match self.ride(connector, Purpose::Shared).await {
                 Ok(Found::Ride(ride)) => ride,
                 Ok(Found::Foreign(io, open)) => {
                     let shared = Shared::open(io, open).await?;

@@ -1,4 +1,4 @@
-//! HTTP/1.1 requests ride on HTTP/2 between two sidecars under load, and neither end can tell.
+//! HTTP/1.1 requests and opaque connections ride on HTTP/2 between two sidecars under load, and neither end can tell.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -8,6 +8,7 @@
 
 mod app;
 mod burst;
+mod connections;
 #[path = "../pair/mod.rs"]
 mod pair;
 mod same;

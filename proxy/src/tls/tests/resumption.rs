@@ -158,7 +158,7 @@ async fn tickets_are_for_the_endpoint_that_gave_them() {
         let (accepted, connected) = sockets().await;
         let pin = Pin::Principal(SERVER);
         let (server, client) = tokio::join!(
-            pair.server.accept(accepted, LIMIT, false),
+            pair.server.accept(accepted, LIMIT, None),
             pair.client.connect(connected, pin, &["osm"], other, LIMIT)
         );
         let connection = client.unwrap().stream;

@@ -1,13 +1,12 @@
-//! HTTP/2 connections to another sidecar, which carry HTTP/1 requests too.
+//! HTTP/2 connections to another sidecar, which carry HTTP/1 requests too, and others which carry opaque connections.
 //!
 //! Few HTTP/1 requests at a time go over HTTP/1, which answers each of them sooner; more share a connection. Whether
-//! the endpoint takes them so shows in the TLS handshake of any connection to it. Whatever is in doubt goes the way
-//! that anyone understands.
+//! the endpoint takes them so shows in the TLS handshake. Whatever is in doubt goes the way that anyone understands.
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -17,7 +16,7 @@ use parking_lot::Mutex;
 
 use super::{
     super::{ConnectError, Connector, Endpoint, InFlight, Purpose, usage::Kind},
-    IDLE, STREAMS, SendError,
+    IDLE, Pool, STREAMS, SendError,
     http1::Http1,
     lease::Connection,
     open::Open,
@@ -32,20 +31,15 @@ use crate::{
 
 /// So many requests at a time go over HTTP/1.
 const FEW: u32 = 4;
-/// Whether an endpoint takes HTTP/1 requests over HTTP/2.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum Takes {
-    /// No connection has shown it yet.
-    Unknown,
-    Yes,
-    /// It does not, or there is no connection to be had.
-    No,
-}
+/// An endpoint that did not take what is carried is asked again after this: there may be another sidecar by then.
+const REFUSED: Duration = Duration::from_secs(10);
+/// A connection takes nothing more after this: whoever its peer is, it has proved that in the handshake.
+const AGE: Duration = Duration::from_secs(600);
 
-/// The connections that carry HTTP/1 requests to one endpoint.
+/// The connections that carry requests, or connections, to one endpoint.
 pub(super) struct Carriers {
-    takes: AtomicU8,
+    /// Until when it is taken for one that does not take them. In milliseconds since it was known.
+    refused: AtomicU64,
     connections: Mutex<Vec<Carrier>>,
     /// Held while one is opened, so that a burst opens few.
     opening: tokio::sync::Mutex<()>,
@@ -55,9 +49,11 @@ pub(super) struct Carriers {
 struct Carrier {
     client: Client,
     tally: Arc<Tally>,
+    /// When it was opened. In milliseconds since its endpoint was known.
+    began: u64,
 }
 
-/// What a request is sent over.
+/// What a request is sent over, or a connection.
 pub(super) enum Found {
     Ride(Ride),
     /// A new connection, to one who does not take what is carried.
@@ -69,7 +65,7 @@ pub(super) enum Found {
 impl Default for Carriers {
     fn default() -> Self {
         Self {
-            takes: AtomicU8::new(Takes::Unknown as u8),
+            refused: AtomicU64::new(0),
             connections: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
             began: Instant::now(),
@@ -80,12 +76,23 @@ impl Default for Carriers {
 impl Carriers {
     /// Takes in what a new connection has shown, or that there was none to be had.
     pub(super) fn learn(&self, takes: bool) {
-        let takes = if takes { Takes::Yes } else { Takes::No };
-        self.takes.store(takes as u8, Ordering::Release);
+        let refused = match takes {
+            true => 0,
+            false => self
+                .now()
+                .saturating_add(u64::try_from(REFUSED.as_millis()).unwrap_or(u64::MAX)),
+        };
+        self.refused.store(refused, Ordering::Release);
     }
 
-    fn are_refused(&self) -> bool {
-        self.takes.load(Ordering::Acquire) == Takes::No as u8
+    pub(super) fn are_refused(&self) -> bool {
+        let refused = self.refused.load(Ordering::Acquire);
+        refused > 0 && self.now() < refused
+    }
+
+    /// Whether one is there.
+    pub(super) fn are_there(&self) -> bool {
+        !self.connections.lock().is_empty()
     }
 
     fn now(&self) -> u64 {
@@ -96,7 +103,7 @@ impl Carriers {
         let now = self.now();
         let mut connections = self.connections.lock();
         connections.retain(|carrier| !carrier.client.is_closed());
-        let free = connections.iter().find(|carrier| carrier.is_free())?;
+        let free = connections.iter().find(|carrier| carrier.is_free(now))?;
         Some(free.begin(now))
     }
 
@@ -114,7 +121,7 @@ impl Carriers {
 
 impl Carrier {
     /// Begins HTTP/2 on a connection, and drives it until it ends; `open` counts as long.
-    fn new(io: Io, open: Open) -> Self {
+    fn new(io: Io, open: Open, now: u64) -> Self {
         let (client, connection) = http2::connect(io);
         tokio::spawn(async move {
             // An error reaches the requests that suffer from it.
@@ -124,6 +131,7 @@ impl Carrier {
         Self {
             client,
             tally: Arc::default(),
+            began: now,
         }
     }
 
@@ -131,15 +139,15 @@ impl Carrier {
         self.tally.requests.load(Ordering::Relaxed)
     }
 
-    /// Whether there is room. A connection whose peer may be gone takes no more requests: only those that begin another
+    /// Whether there is room. A connection whose peer may be gone takes nothing more: only those that begin another
     /// find out soon.
-    fn is_free(&self) -> bool {
-        self.load() < STREAMS && !self.client.is_quiet()
+    fn is_free(&self, now: u64) -> bool {
+        self.load() < STREAMS && !self.client.is_quiet() && since(self.began, now) < AGE
     }
 
     fn is_idle(&self, now: u64) -> bool {
-        let unused = now.saturating_sub(self.tally.used.load(Ordering::Relaxed));
-        self.load() == 0 && Duration::from_millis(unused) >= IDLE
+        let used = self.tally.used.load(Ordering::Relaxed);
+        self.load() == 0 && (since(used, now) >= IDLE || since(self.began, now) >= AGE)
     }
 
     fn begin(&self, now: u64) -> Ride {
@@ -150,8 +158,21 @@ impl Carrier {
     }
 }
 
+fn since(then: u64, now: u64) -> Duration {
+    Duration::from_millis(now.saturating_sub(then))
+}
+
+impl Pool {
+    fn carriers(&self, purpose: Purpose) -> &Carriers {
+        match purpose {
+            Purpose::Tunnels => &self.tunnels,
+            _ => &self.carriers,
+        }
+    }
+}
+
 impl Endpoint {
-    /// Whether its connections may carry HTTP/1 requests, if the other side is a sidecar that takes them. Where
+    /// Whether its connections may carry others' requests, if the other side is a sidecar that takes them. Where
     /// connections are limited they are those of HTTP/1: one for each request.
     pub(in crate::upstream) fn may_be_carried_to(&self) -> bool {
         let cluster = self.cluster();
@@ -178,8 +199,8 @@ impl Endpoint {
     }
 
     /// A ride on a new connection, or on one that had room by the time it would have been opened.
-    async fn carrier(&self, connector: &Connector) -> Result<Found, SendError> {
-        let carriers = &self.pool.carriers;
+    async fn carrier(&self, connector: &Connector, purpose: Purpose) -> Result<Found, SendError> {
+        let carriers = self.pool.carriers(purpose);
         let _pending = self.usage.take(Kind::Pending, &self.cluster().limits)?;
         let _opening = carriers.opening.lock().await;
         if carriers.are_refused() {
@@ -191,7 +212,7 @@ impl Endpoint {
         let Some(open) = self.admit() else {
             return Ok(Found::Nothing);
         };
-        let opened = self.open_carrier(connector, open).await;
+        let opened = self.open_carrier(connector, purpose, open).await;
         if opened.is_err() {
             // Those who wait behind this one need not fail one after the other.
             carriers.learn(false);
@@ -199,15 +220,21 @@ impl Endpoint {
         opened
     }
 
-    async fn open_carrier(&self, connector: &Connector, open: Open) -> Result<Found, SendError> {
-        let carriers = &self.pool.carriers;
-        let opened = connector.connect(self, Purpose::Shared).await?;
+    async fn open_carrier(
+        &self,
+        connector: &Connector,
+        purpose: Purpose,
+        open: Open,
+    ) -> Result<Found, SendError> {
+        let carriers = self.pool.carriers(purpose);
+        let opened = connector.connect(self, purpose).await?;
         carriers.learn(opened.carries);
         if !opened.carries {
             return Ok(Found::Foreign(opened.io, open));
         }
-        let carrier = Carrier::new(opened.io, open);
-        let ride = carrier.begin(carriers.now());
+        let now = carriers.now();
+        let carrier = Carrier::new(opened.io, open, now);
+        let ride = carrier.begin(now);
         if !self.pool.is_retired() {
             carriers.connections.lock().push(carrier);
         }
@@ -221,14 +248,14 @@ impl InFlight {
         self.endpoint().in_flight() > FEW && self.endpoint().carries()
     }
 
-    /// A connection for one more request.
+    /// A connection for one more request, or for one more connection.
     ///
     /// # Errors
     /// When there is none to be had.
-    pub(super) async fn ride(&self, connector: &Connector) -> Result<Found, SendError> {
-        match self.endpoint().pool.carriers.share() {
+    pub(super) async fn ride(&self, connector: &Connector, purpose: Purpose) -> Result<Found, SendError> {
+        match self.endpoint().pool.carriers(purpose).share() {
             Some(ride) => Ok(Found::Ride(ride)),
-            None => Box::pin(self.endpoint().carrier(connector)).await,
+            None => Box::pin(self.endpoint().carrier(connector, purpose)).await,
         }
     }
 
@@ -241,7 +268,7 @@ impl InFlight {
         connector: &Connector,
         mut request: Box<Request<Body>>,
     ) -> Result<Response<Body>, SendError> {
-        let ride = match self.ride(connector).await {
+        let ride = match self.ride(connector, Purpose::Shared).await {
             Ok(Found::Ride(ride)) => ride,
             Ok(Found::Foreign(io, open)) => {
                 return Box::pin(self.send_over(Http1::new(io, open), request)).await;
@@ -308,7 +335,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::upstream::{pool::Pool, usage::Usage};
+    use crate::upstream::usage::Usage;
 
     /// A carrier to a peer that says no word.
     async fn carrier() -> (Carrier, TcpStream) {
@@ -318,7 +345,7 @@ mod tests {
         let usage = Arc::<Usage>::default();
         let permit = usage.take(Kind::Connections, &Default::default()).unwrap();
         let open = Open::new(&Pool::default(), permit);
-        (Carrier::new(Io::Opened(io), open), peer)
+        (Carrier::new(Io::Opened(io), open, 0), peer)
     }
 
     #[tokio::test]
