@@ -33,7 +33,7 @@ pub(crate) struct Options {
     /// The weir-proxy binary; by default the one that `cargo build --profile shipped -p weir-proxy` makes.
     #[arg(long, value_name = "PATH")]
     weir: Option<PathBuf>,
-    /// Only these scenarios: http1, http1-16, grpc, grpc-16, tcp, handshake, weight.
+    /// Only these scenarios: http1, http1-16, grpc, grpc-16, tcp, tcp-16, connect-16, handshake, weight.
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     only: Vec<String>,
     /// Requests that are counted in each scenario.
@@ -72,12 +72,14 @@ const fn scenario(name: &'static str, kind: Kind, concurrency: u32, one_in: u32)
     }
 }
 
-const SCENARIOS: [Scenario; 6] = [
+const SCENARIOS: [Scenario; 8] = [
     scenario("http1", Kind::Http1, 1, 1),
     scenario("http1-16", Kind::Http1, 16, 1),
     scenario("grpc", Kind::Grpc, 1, 1),
     scenario("grpc-16", Kind::Grpc, 16, 1),
     scenario("tcp", Kind::Echo, 1, 1),
+    scenario("tcp-16", Kind::Echo, 16, 1),
+    scenario("connect-16", Kind::Connect, 16, 4),
     scenario("handshake", Kind::Connect, 1, 20),
 ];
 
