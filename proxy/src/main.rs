@@ -1,8 +1,11 @@
 //! `weir-proxy`: the sidecar.
 
-use std::{io::IsTerminal, num::NonZeroUsize, process::ExitCode, thread::available_parallelism};
+use std::{
+    io::IsTerminal, num::NonZeroUsize, process::ExitCode, thread::available_parallelism, time::Duration,
+};
 
 use clap::Parser;
+use tokio::time::{Instant, interval_at};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{Registry, fmt, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _};
 use weir_proxy::{
@@ -14,6 +17,10 @@ use weir_proxy::{
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// After this the start is mostly over.
+const SETTLED: Duration = Duration::from_secs(1);
+/// What of the program is not used for so long may go.
+const UNUSED: Duration = Duration::from_secs(10);
 /// As `sysexits.h` says for bad configuration.
 const BAD_CONFIG: u8 = 64;
 
@@ -67,7 +74,25 @@ fn serve(config: Config, logging: Logging) -> anyhow::Result<()> {
         tokio::runtime::Builder::new_multi_thread()
     };
     let runtime = builder.worker_threads(threads).enable_all().build()?;
-    runtime.block_on(async { App::new(config).with_logging(logging).run().await })?;
+    runtime.block_on(async {
+        tokio::spawn(give_back());
+        App::new(config).with_logging(logging).run().await
+    })?;
     runtime.shutdown_background();
     Ok(())
+}
+
+/// Gives back what of the program only the start needed, and from then on what was not used for long.
+async fn give_back() {
+    let mut due = interval_at(Instant::now() + SETTLED, UNUSED);
+    loop {
+        due.tick().await;
+        match weir_pages::give_back() {
+            Ok(octets) => tracing::debug!(octets, "gave back what of the program may not be needed any more"),
+            Err(error) => {
+                tracing::info!(%error, "all that was used of the program stays in memory");
+                return;
+            }
+        }
+    }
 }

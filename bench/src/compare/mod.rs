@@ -149,7 +149,7 @@ impl Options {
             },
             false => Times {
                 each: Duration::try_from_secs_f64(self.seconds)?,
-                settle: (Duration::from_secs(1), Duration::from_secs(12)),
+                settle: (Duration::from_secs(5), Duration::from_secs(12)),
             },
         })
     }

@@ -108,7 +108,7 @@ const fn closed(connections: usize, body: usize) -> Load {
 }
 
 /// Everything, in the order of the table.
-pub(crate) const SCENARIOS: [Scenario; 22] = {
+pub(crate) const SCENARIOS: [Scenario; 23] = {
     use Protocol::{Grpc, Http1, Tcp, TcpPlain};
     [
         scenario("http1-1", Http1, closed(1, 0), "HTTP/1.1, 1 KiB, 1 connection"),
@@ -184,6 +184,12 @@ pub(crate) const SCENARIOS: [Scenario; 22] = {
             TcpPlain,
             Load::Stream,
             "one TCP stream, plain",
+        ),
+        scenario(
+            "tcp-1",
+            Tcp,
+            Load::Echo { connections: 1 },
+            "TCP, 256 bytes there and back, 1 connection, mTLS",
         ),
         scenario(
             "tcp-echo",
