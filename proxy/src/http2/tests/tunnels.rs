@@ -218,3 +218,30 @@ async fn a_tunnel_to_h2_and_back_is_plain_http2() {
     let answer = response.into_body().data().await.unwrap().unwrap();
     assert_eq!(answer, "answer");
 }
+
+/// A tunnel may be idle for days: its peer is asked whether it is there when something was sent, and then no more.
+#[tokio::test]
+async fn who_owes_nothing_is_not_asked() {
+    const ACCEPTED: &[u8] = b"\0\0\x01\x01\x04\0\0\0\x01\x88";
+    const THERE: &[u8] = b"\0\0\x08\x06\x01\0\0\0\0weir-ask";
+    let (client, mut far) = client();
+    let mut tunnel = client.tunnel("10.0.0.1:80").unwrap();
+    far.write_all(&[SETTINGS, ACCEPTED].concat()).await.unwrap();
+    tokio::time::pause();
+    let mut asked = 0;
+    for _ in 0..2 {
+        tunnel.write_all(b"something").await.unwrap();
+        // No PING for long: as long as nothing is owed.
+        let mut seen = Vec::new();
+        while let Ok(read) = timeout(60 * SOON, far.read_buf(&mut seen)).await {
+            assert!(read.unwrap() > 0);
+            if seen.ends_with(b"weir-ask") {
+                asked += 1;
+                assert!(asked <= 2, "it is asked while it owes nothing");
+                seen.clear();
+                far.write_all(THERE).await.unwrap();
+            }
+        }
+    }
+    assert_eq!(asked, 2);
+}

@@ -391,4 +391,35 @@ mod tests {
         carriers.sweep();
         assert!(carriers.share().is_none());
     }
+
+    #[tokio::test]
+    async fn an_old_connection_takes_nothing_more() {
+        let carriers = Carriers {
+            began: Instant::now() - 2 * AGE,
+            ..Carriers::default()
+        };
+        let (carrier, _peer) = carrier().await;
+        let client = carrier.client.clone();
+        let in_use = carrier.begin(carriers.now());
+        carriers.connections.lock().push(carrier);
+        assert!(carriers.share().is_none());
+        carriers.sweep();
+        assert!(carriers.are_there(), "what it has begun goes on");
+        assert!(!client.is_closed());
+        drop(in_use);
+        carriers.sweep();
+        assert!(!carriers.are_there());
+    }
+
+    #[test]
+    fn who_refused_is_asked_again() {
+        let mut carriers = Carriers::default();
+        carriers.learn(false);
+        assert!(carriers.are_refused());
+        carriers.began -= REFUSED;
+        assert!(!carriers.are_refused());
+        carriers.learn(false);
+        carriers.learn(true);
+        assert!(!carriers.are_refused());
+    }
 }
