@@ -65,7 +65,7 @@ fn a_pair_is_measured_beside_none() {
         report["summaries"][scenario][way][metric]["median"].as_f64()
     };
     let scenarios = report["summaries"].as_object().unwrap();
-    assert_eq!(scenarios.len(), 8 + 2 + 6 + 1, "{report:#}");
+    assert_eq!(scenarios.len(), 8 + 2 + 7 + 1, "{report:#}");
     for scenario in scenarios.keys().filter(|name| *name != "start") {
         let throughput = if scenario.starts_with("tcp-stream") {
             "megabytes_per_second"
