@@ -53,6 +53,8 @@ pub enum Reason {
     RequestTimeout,
     /// No byte either way within the idle timeout.
     IdleTimeout,
+    /// What the client sent is not HTTP, or more than a request may be.
+    BadRequest,
     /// The request's body broke off.
     ClientReset,
     /// More requests than the rate limit allows.
@@ -89,6 +91,7 @@ impl Reason {
             Self::UpstreamProtocol => "upstream_protocol",
             Self::RequestTimeout => "request_timeout",
             Self::IdleTimeout => "idle_timeout",
+            Self::BadRequest => "bad_request",
             Self::ClientReset => "client_reset",
             Self::RateLimited => "rate_limited",
             Self::Draining => "draining",
@@ -105,7 +108,7 @@ impl Reason {
             Self::NoRoute | Self::NoFilterChain => StatusCode::NOT_FOUND,
             Self::RequestTimeout | Self::IdleTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-            Self::ClientReset => StatusCode::BAD_REQUEST,
+            Self::BadRequest | Self::ClientReset => StatusCode::BAD_REQUEST,
             Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
             Self::DirectResponse | Self::Closed => StatusCode::OK,
             _ => StatusCode::SERVICE_UNAVAILABLE,

@@ -193,11 +193,12 @@ impl<'a> Matched<'a> {
     }
 
     /// The request's new path and query; `None` when the route changes nothing or what comes out is no path.
-    pub fn rewrite(&self, target: &str) -> Option<uri::PathAndQuery> {
+    pub fn rewrite(&self, uri: &Uri) -> Option<uri::PathAndQuery> {
         let RouteAction::Forward(destination) = &self.route.action else {
             return None;
         };
         let rewrite = destination.rewrite.as_ref()?;
+        let target = uri.path_and_query().map_or("/", uri::PathAndQuery::as_str);
         rewritten(rewrite, &self.route.matches.path, target).parse().ok()
     }
 

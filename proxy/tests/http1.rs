@@ -209,3 +209,31 @@ async fn hop_by_hop_headers_stay_on_their_connection() {
     assert!(!head.contains("x-mine") && !head.contains("keep-alive"), "{head}");
     assert!(head.contains("x-forwarded-for: 1.2.3.4\r\n"), "{head}");
 }
+
+#[tokio::test]
+async fn what_is_no_request_is_answered_with_its_reason() {
+    let pair = Pair::start().await;
+    for (asked, status, said) in [
+        ("GET / HTTP/1.1\r\nno field\r\n\r\n", "400", "invalid header name"),
+        (
+            "POST / HTTP/1.1\r\nhost: app\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n",
+            "400",
+            "content-length beside transfer-encoding",
+        ),
+        ("GET / HTTP/3.0\r\n\r\n", "505", "another version"),
+    ] {
+        let mut client = Wire::connect(pair.http).await;
+        client.send(asked).await;
+        let answer = client.rest().await.to_ascii_lowercase();
+        assert!(answer.starts_with(&format!("http/1.1 {status}")), "{answer}");
+        assert!(
+            answer.contains("x-weir-reason: bad_request\r\n") && answer.contains(said),
+            "{answer}"
+        );
+    }
+    let metrics = pair.telemetry.render();
+    assert!(
+        metrics.contains(r#"code_class="4xx",reason="bad_request"} 2"#),
+        "{metrics}"
+    );
+}

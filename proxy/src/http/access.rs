@@ -248,6 +248,7 @@ fn flag(reason: Reason) -> &'static str {
         Reason::UpstreamProtocol => "UPE",
         Reason::RequestTimeout => "UT",
         Reason::IdleTimeout => "SI",
+        Reason::BadRequest => "DPE",
         Reason::ClientReset => "DC",
         Reason::RateLimited => "RL",
         _ => "-",

@@ -25,8 +25,11 @@ use crate::{
 const DISCARDED: usize = 256 * 1024;
 const DISCARDING: Duration = Duration::from_secs(1);
 
-/// A body. Frames pass through as they come: nothing is collected, trailers included.
-pub struct Body {
+/// A body. Frames pass through as they come: nothing is collected, trailers included. It is small, since messages are
+/// moved many times on their way; `None` is nothing.
+pub struct Body(Option<Box<Inner>>);
+
+struct Inner {
     kind: Kind,
     measured: Option<Measured>,
     watch: Option<Box<Watch>>,
@@ -35,6 +38,7 @@ pub struct Body {
 enum Kind {
     Full(Option<Bytes>),
     Incoming(Incoming),
+    Upload(http1::Upload),
     Http1 {
         incoming: http1::Incoming,
         lease: Option<Lease>,
@@ -63,8 +67,8 @@ pub enum BodyError {
     /// The client's connection failed.
     #[error(transparent)]
     Http(#[from] hyper::Error),
-    /// The endpoint's did.
-    #[error("the response broke off: {0}")]
+    /// The HTTP/1 connection it came over did.
+    #[error("the message broke off: {0}")]
     Http1(#[source] Box<http1::Error>),
     /// The HTTP/2 stream it came over did.
     #[error("the stream broke off: {0}")]
@@ -85,16 +89,17 @@ pub enum BodyError {
 
 impl Body {
     fn of(kind: Kind) -> Self {
-        Self {
-            kind,
-            measured: None,
-            watch: None,
-        }
+        Self(Some(Box::new(Inner::of(kind))))
+    }
+
+    fn inner(&mut self) -> &mut Inner {
+        self.0
+            .get_or_insert_with(|| Box::new(Inner::of(Kind::Full(None))))
     }
 
     /// Nothing.
     pub fn empty() -> Self {
-        Self::of(Kind::Full(None))
+        Self(None)
     }
 
     /// These bytes.
@@ -105,6 +110,11 @@ impl Body {
     /// What comes over a connection.
     pub fn incoming(incoming: Incoming) -> Self {
         Self::of(Kind::Incoming(incoming))
+    }
+
+    /// What comes over a client's HTTP/1 connection; `None`: nothing.
+    pub(super) fn uploaded(upload: Option<http1::Upload>) -> Self {
+        upload.map_or_else(Self::empty, |upload| Self::of(Kind::Upload(upload)))
     }
 
     /// What comes over a pooled connection, which is given back at the end.
@@ -147,18 +157,19 @@ impl Body {
 
     /// What is done beside while it passes.
     pub(super) fn watch(&mut self) -> &mut Watch {
-        self.watch.get_or_insert_default()
+        self.inner().watch.get_or_insert_default()
     }
 
     /// Holds the measurement of its request, which ends with the body.
     pub fn measure(&mut self, measured: Measured) {
-        self.measured = Some(measured);
+        self.inner().measured = Some(measured);
     }
 
     /// Reads and drops a body that no one wants, for a moment: to close a connection on what it still brings would
     /// cost its client the answer.
     pub fn discard(self) {
-        if let Kind::Incoming(mut incoming) = self.kind
+        if let Some(inner) = self.0
+            && let Kind::Incoming(mut incoming) = inner.kind
             && !incoming.is_end_stream()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
@@ -175,18 +186,18 @@ impl Body {
 
     /// Takes what the body holds of its connection; whoever has it now ends it.
     pub fn take_lease(&mut self) -> Option<Lease> {
-        match &mut self.kind {
+        match &mut self.0.as_mut()?.kind {
             Kind::Http1 { lease, .. }
             | Kind::Tunnelled { lease, .. }
             | Kind::Stream { lease, .. }
             | Kind::Http2 { lease, .. } => lease.take(),
-            Kind::Full(_) | Kind::Incoming(_) | Kind::Repeated(_) => None,
+            Kind::Full(_) | Kind::Incoming(_) | Kind::Upload(_) | Kind::Repeated(_) => None,
         }
     }
 
     /// The endpoint's connection, where it agreed to another protocol on it.
     pub(super) fn take_switched(&mut self) -> Option<Switched> {
-        match &mut self.kind {
+        match &mut self.0.as_mut()?.kind {
             Kind::Http1 { incoming, .. } => incoming.take_switched(),
             _ => None,
         }
@@ -201,46 +212,80 @@ impl http_body::Body for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let body = &mut *self;
-        let polled = match &mut body.kind {
-            Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Kind::Incoming(incoming) | Kind::Tunnelled { incoming, .. } => {
-                Pin::new(incoming).poll_frame(cx).map_err(BodyError::Http)
+        match &mut self.0 {
+            None => Poll::Ready(None),
+            Some(inner) => {
+                let polled = inner.kind.poll_frame(cx);
+                match &mut inner.watch {
+                    None => polled,
+                    Some(watch) => watch.see(cx, polled),
+                }
             }
-            Kind::Http1 { incoming, lease } => poll_http1(incoming, lease, cx),
-            Kind::Stream {
-                stream, data_done, ..
-            } => poll_stream(stream, data_done, cx),
-            Kind::Http2 { incoming, .. } => Pin::new(incoming).poll_frame(cx).map_err(BodyError::Http2),
-            Kind::Repeated(repeated) => repeated.poll_frame(cx),
-        };
-        match &mut body.watch {
-            None => polled,
-            Some(watch) => watch.see(cx, polled),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            Kind::Full(bytes) => bytes.is_none(),
-            Kind::Incoming(incoming) | Kind::Tunnelled { incoming, .. } => incoming.is_end_stream(),
-            Kind::Http1 { incoming, .. } => incoming.is_end_stream(),
-            Kind::Stream { stream, .. } => stream.is_end_stream(),
-            Kind::Http2 { incoming, .. } => incoming.is_end_stream(),
-            Kind::Repeated(repeated) => repeated.is_end_stream(),
+        self.0.as_ref().is_none_or(|inner| inner.kind.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            None => SizeHint::with_exact(0),
+            Some(inner) => inner.kind.size_hint(),
+        }
+    }
+}
+
+impl Inner {
+    fn of(kind: Kind) -> Self {
+        Self {
+            kind,
+            measured: None,
+            watch: None,
+        }
+    }
+}
+
+impl Kind {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Incoming(incoming) | Self::Tunnelled { incoming, .. } => {
+                Pin::new(incoming).poll_frame(cx).map_err(BodyError::Http)
+            }
+            Self::Upload(upload) => Pin::new(upload).poll_frame(cx).map_err(broken),
+            Self::Http1 { incoming, lease } => poll_http1(incoming, lease, cx),
+            Self::Stream {
+                stream, data_done, ..
+            } => poll_stream(stream, data_done, cx),
+            Self::Http2 { incoming, .. } => Pin::new(incoming).poll_frame(cx).map_err(BodyError::Http2),
+            Self::Repeated(repeated) => repeated.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Full(bytes) => bytes.is_none(),
+            Self::Incoming(incoming) | Self::Tunnelled { incoming, .. } => incoming.is_end_stream(),
+            Self::Upload(upload) => upload.is_end_stream(),
+            Self::Http1 { incoming, .. } => incoming.is_end_stream(),
+            Self::Stream { stream, .. } => stream.is_end_stream(),
+            Self::Http2 { incoming, .. } => incoming.is_end_stream(),
+            Self::Repeated(repeated) => repeated.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            Kind::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Kind::Incoming(incoming) | Kind::Tunnelled { incoming, .. } => incoming.size_hint(),
-            Kind::Http1 { incoming, .. } => incoming.size_hint(),
+        match self {
+            Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Incoming(incoming) | Self::Tunnelled { incoming, .. } => incoming.size_hint(),
+            Self::Upload(upload) => upload.size_hint(),
+            Self::Http1 { incoming, .. } => incoming.size_hint(),
             // Its length, where it is known, is in the response's head.
-            Kind::Stream { stream, .. } if stream.is_end_stream() => SizeHint::with_exact(0),
-            Kind::Stream { .. } => SizeHint::default(),
-            Kind::Http2 { incoming, .. } => incoming.size_hint(),
-            Kind::Repeated(repeated) => repeated.size_hint(),
+            Self::Stream { stream, .. } if stream.is_end_stream() => SizeHint::with_exact(0),
+            Self::Stream { .. } => SizeHint::default(),
+            Self::Http2 { incoming, .. } => incoming.size_hint(),
+            Self::Repeated(repeated) => repeated.size_hint(),
         }
     }
 }
@@ -257,7 +302,11 @@ fn poll_http1(
     {
         lease.put_back(connection);
     }
-    Poll::Ready(polled.map(|frame| frame.map_err(|error| BodyError::Http1(Box::new(error)))))
+    Poll::Ready(polled.map(|frame| frame.map_err(broken)))
+}
+
+fn broken(error: http1::Error) -> BodyError {
+    BodyError::Http1(Box::new(error))
 }
 
 /// The next frame of a stream: data, then perhaps trailers. That the peer needs no more of the request

@@ -63,7 +63,7 @@ pub(super) async fn answer(
         check_upgrade(wanted, &http.http, destination)?;
     }
     let asked = wanted.is_some().then(|| head(&request));
-    let rewritten = matched.rewrite(policy::Request::of(&request).target);
+    let rewritten = matched.rewrite(request.uri());
     matched.change_request(request.headers_mut());
     headers::retarget(&mut request, rewritten, destination.host_rewrite.as_ref());
     let idle_timeout = destination.idle_timeout.or(http.http.stream_idle_timeout);
@@ -78,7 +78,7 @@ pub(super) async fn answer(
         request.body_mut().watch().flow = Some((flow.clone(), Way::Received));
     }
     let connect = request.method() == Method::CONNECT;
-    let client = wanted.is_some().then(|| hyper::upgrade::on(&mut *request));
+    let client = wanted.is_some().then(|| upgrade::Client::of(&mut request));
     if client.is_some() {
         keep_upgrade(&mut request);
     } else {

@@ -16,7 +16,9 @@ use super::{
 use crate::{
     assemble::{Chain, Terminal},
     drain::Stage,
+    http1::Fault,
     model::Direction,
+    reason::Reason,
     telemetry::Measured,
 };
 
@@ -65,6 +67,13 @@ pub(super) async fn respond(session: Arc<Session>, mut request: Box<Request<Body
             .insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// Answers what is no request.
+pub(super) fn reject(session: &Session, fault: Fault) -> Response<Body> {
+    let mut refusal = Refusal::new(Reason::BadRequest, format!("{fault}\n"));
+    refusal.status = Some(fault.status());
+    refuse(session, refusal, false)
 }
 
 /// Begins the access log's line, where there is a log.

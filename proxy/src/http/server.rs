@@ -2,20 +2,19 @@
 
 use std::{convert::Infallible, io, pin::pin, sync::Arc, time::Duration};
 
-use futures::FutureExt;
-use http::Request;
-use hyper::{
-    body::Incoming,
-    server::conn::{http1, http2 as http2_server},
-    service::service_fn,
-};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use futures::{FutureExt, StreamExt, future::Either, stream::FuturesUnordered};
+use http::{Request, Response};
+use hyper::{body::Incoming, server::conn::http2 as http2_server, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::time::timeout;
 
-use super::{Body, Session, limits, respond::respond};
+use super::{
+    Body, Session, limits,
+    respond::{reject, respond},
+};
 use crate::{
     detect::PREFACE,
-    http2,
+    http1, http2,
     model::{Codec, Direction},
     net::{Io, Replay, gather},
     telemetry::Metered,
@@ -49,12 +48,12 @@ pub async fn serve(io: Metered<Io>, session: Arc<Session>, codec: Codec) -> Resu
         .await?;
         return Ok(());
     }
-    // Apart, so that it takes no memory between requests, and is not moved when it becomes a task of its own.
-    let service = service_fn(move |request: Request<Incoming>| {
-        let responding = respond(serving.clone(), Box::new(request.map(Body::incoming)));
-        Box::pin(responding.map(Ok::<_, Infallible>))
-    });
     if http2 {
+        // Apart, so that it takes no memory between requests, and is not moved when it becomes a task of its own.
+        let service = service_fn(move |request: Request<Incoming>| {
+            let responding = respond(serving.clone(), Box::new(request.map(Body::incoming)));
+            Box::pin(responding.map(Ok::<_, Infallible>))
+        });
         let (io, outlet) = gather(io);
         let finishing = drain.finishing(session.direction);
         let connection = pin!(http2_builder().serve_connection(TokioIo::new(io), service));
@@ -64,14 +63,14 @@ pub async fn serve(io: Metered<Io>, session: Arc<Session>, codec: Codec) -> Resu
         })
         .await?;
     } else {
+        let service = move |request| Box::pin(answer(serving.clone(), request));
+        // Sidecars send whole heads: only strangers are timed.
+        let limit = limit.filter(|_| session.peer.is_none());
+        let (seen, io) = io.into_parts();
+        let connection = http1::Serving::new(io, seen, limit, service);
         let finishing = drain.cutting(session.direction);
-        let connection = pin!(
-            http1_builder(limit.filter(|_| session.peer.is_none()))
-                .serve_connection(TokioIo::new(io), service)
-                .with_upgrades()
-        );
         finish(connection, finishing, session.withdrawn(), |connection| {
-            connection.as_mut().graceful_shutdown();
+            connection.graceful_shutdown();
         })
         .await?;
     }
@@ -84,6 +83,9 @@ pub enum ServeError {
     /// The client broke off or sent what is not HTTP.
     #[error(transparent)]
     Http(#[from] hyper::Error),
+    /// The same of one that speaks HTTP/1.
+    #[error(transparent)]
+    Http1(#[from] http1::Error),
     /// The same of another sidecar.
     #[error(transparent)]
     Http2(#[from] http2::Error),
@@ -99,20 +101,20 @@ async fn finish<C: Future<Output = Result<(), E>> + Unpin, E>(
     withdrawn: impl Future<Output = ()>,
     shut: impl Fn(&mut C),
 ) -> Result<(), E> {
-    let mut withdrawn = pin!(withdrawn);
-    tokio::select! {
-        biased;
-        output = &mut connection => return output,
-        () = finishing => shut(&mut connection),
-        () = &mut withdrawn => {
-            shut(&mut connection);
-            return timeout(LAST_WORD, connection).await.unwrap_or(Ok(()));
+    let finishing = Either::Left(finishing.map(|()| None));
+    let withdrawn = Either::Right(withdrawn.map(|()| Some(LAST_WORD)));
+    // It polls only what was woken: requests wake the connection, and have nothing to do with either.
+    let mut ends = FuturesUnordered::from_iter([finishing, withdrawn]);
+    loop {
+        let left = tokio::select! {
+            biased;
+            output = &mut connection => return output,
+            Some(left) = ends.next() => left,
+        };
+        shut(&mut connection);
+        if let Some(left) = left {
+            return timeout(left, connection).await.unwrap_or(Ok(()));
         }
-    }
-    tokio::select! {
-        biased;
-        output = &mut connection => output,
-        () = withdrawn => timeout(LAST_WORD, connection).await.unwrap_or(Ok(())),
     }
 }
 
@@ -140,18 +142,15 @@ async fn within<T>(limit: Option<Duration>, looking: impl Future<Output = io::Re
     }
 }
 
-/// Sidecars send whole heads, so only strangers are timed: it costs a timer for each request.
-fn http1_builder(header_timeout: Option<Duration>) -> http1::Builder {
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .max_header_size(limits::HEADER_BYTES)
-        .max_headers(limits::HEADERS)
-        .half_close(true)
-        // The endpoint's own `Date` goes through; a response of ours needs none.
-        .auto_date_header(false)
-        .header_read_timeout(header_timeout);
-    builder
+/// Answers what came as an HTTP/1 request.
+async fn answer(
+    session: Arc<Session>,
+    request: Result<Request<Option<http1::Upload>>, http1::Fault>,
+) -> Response<Body> {
+    match request {
+        Ok(request) => respond(session, Box::new(request.map(Body::uploaded))).await,
+        Err(fault) => reject(&session, fault),
+    }
 }
 
 fn http2_builder() -> http2_server::Builder<TokioExecutor> {

@@ -2,15 +2,25 @@
 
 use std::time::Duration;
 
+use http::Request;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
     drain::Guard,
-    http1::Switched,
+    http1::{self, Switched},
     net::{self, Copied},
     upstream::Lease,
 };
+
+/// The client's side of a request that asks for an upgrade.
+pub(super) enum Client {
+    /// Its connection.
+    Connection(http1::OnUpgrade),
+    /// A stream of one that speaks HTTP/2.
+    Stream(OnUpgrade),
+}
 
 /// The endpoint's side of an upgraded request.
 pub(super) enum Endpoint {
@@ -20,35 +30,59 @@ pub(super) enum Endpoint {
     Stream(OnUpgrade),
 }
 
+/// One side of an upgraded request, once both have agreed.
+type Side = Box<dyn Duplex>;
+
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+impl Client {
+    /// Takes what the request holds of it.
+    pub(super) fn of<B>(request: &mut Request<B>) -> Self {
+        match request.extensions_mut().remove() {
+            Some(connection) => Self::Connection(connection),
+            None => Self::Stream(hyper::upgrade::on(request)),
+        }
+    }
+
+    async fn agreed(self) -> Option<Side> {
+        match self {
+            Self::Connection(connection) => Some(Box::new(connection.switched().await?)),
+            Self::Stream(stream) => over_stream(stream).await,
+        }
+    }
+}
+
+impl Endpoint {
+    async fn agreed(self) -> Option<Side> {
+        match self {
+            Self::Switched(connection) => Some(connection),
+            Self::Stream(stream) => over_stream(stream).await,
+        }
+    }
+}
+
+async fn over_stream(stream: OnUpgrade) -> Option<Side> {
+    Some(Box::new(TokioIo::new(stream.await.ok()?)))
+}
+
 /// Copies between the two sides of an upgraded request until both are done, or until it is `revoked`.
 pub(super) async fn splice(
-    client: OnUpgrade,
+    client: Client,
     endpoint: Endpoint,
     idle_timeout: Option<Duration>,
     revoked: impl Future<Output = ()>,
     lease: Option<Lease>,
     guard: Guard,
 ) {
-    let mut client = match client.await {
-        Ok(client) => TokioIo::new(client),
-        Err(error) => return not_done(&error),
+    let (Some(mut client), Some(mut endpoint)) = (client.agreed().await, endpoint.agreed().await) else {
+        tracing::debug!("an upgrade was agreed on but did not happen");
+        return;
     };
     let mut copied = Copied::default();
-    let result = match endpoint {
-        Endpoint::Switched(mut endpoint) => {
-            let copying = net::copy(&mut client, &mut *endpoint, idle_timeout, &mut copied);
-            unless(revoked, copying).await
-        }
-        Endpoint::Stream(endpoint) => match endpoint.await {
-            Ok(endpoint) => {
-                let mut endpoint = TokioIo::new(endpoint);
-                let copying = net::copy(&mut client, &mut endpoint, idle_timeout, &mut copied);
-                unless(revoked, copying).await
-            }
-            Err(error) => return not_done(&error),
-        },
-    };
-    match result {
+    let copying = net::copy(&mut client, &mut endpoint, idle_timeout, &mut copied);
+    match unless(revoked, copying).await {
         Some(result) => {
             tracing::debug!(sent = copied.sent, received = copied.received, error = ?result.err(), "an upgraded connection ended");
         }
@@ -65,8 +99,4 @@ async fn unless<T>(revoked: impl Future<Output = ()>, copying: impl Future<Outpu
         result = copying => Some(result),
         () = revoked => None,
     }
-}
-
-fn not_done(error: &hyper::Error) {
-    tracing::debug!(%error, "an upgrade was agreed on but did not happen");
 }

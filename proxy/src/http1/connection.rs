@@ -1,23 +1,24 @@
-//! One connection, for one request after the other.
+//! The end that asks: one connection, for one request after the other.
 
 use std::{
     future::poll_fn,
     io,
-    pin::{Pin, pin},
+    pin::Pin,
     task::{Context, Poll, Waker, ready},
 };
 
 use bytes::{Bytes, BytesMut};
 use http::{Method, Request, Response, StatusCode, header::UPGRADE, response};
 use http_body::Body;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     Error, Incoming,
-    framing::{Framing, keeps_alive},
+    framing::{Framing, Marks},
     head,
-    incoming::{FIRST_READ, Source},
-    upload::Upload,
+    incoming::Source,
+    receiving::poll_head,
+    sending::Sending,
 };
 use crate::{
     http::{BodyError, limits},
@@ -78,19 +79,25 @@ where
         async move {
             let mut asking = asking?;
             let mut head = poll_fn(|cx| asking.poll(cx, &mut self.io)).await?;
-            let framing = Framing::of_response(&asking.method, &mut head, asking.upgrading)?;
+            let marks = Marks::of(&head.headers);
+            let framing = Framing::of_response(&asking.method, &mut head, marks, asking.upgrading)?;
             let Asking {
-                upload, broken, read, ..
+                sending,
+                broken,
+                read,
+                ..
             } = *asking;
-            let reusable = broken.is_none() && framing != Framing::UntilClose && keeps_alive(&head);
-            let source = match upload {
+            let reusable = broken.is_none()
+                && framing != Framing::UntilClose
+                && marks.keep_alive(head.version, &head.headers);
+            let source = match sending {
                 None => Source::Whole(self),
                 Some(_) if framing == Framing::Switched => {
                     return Err(Error::Malformed(
                         "it switches protocols before the request is complete",
                     ));
                 }
-                Some(upload) => Source::beside(self.io, upload),
+                Some(sending) => Source::beside(self.io, sending),
             };
             let incoming = Incoming::new(source, read, framing, reusable);
             Ok(Response::from_parts(head, incoming))
@@ -102,7 +109,7 @@ where
 struct Asking<B> {
     method: Method,
     upgrading: bool,
-    upload: Option<Upload<B>>,
+    sending: Option<Sending<B>>,
     /// Why the request is not written to its end.
     broken: Option<io::Error>,
     read: BytesMut,
@@ -113,7 +120,7 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Asking<B> {
         Ok(Self {
             method: request.method().clone(),
             upgrading: request.headers().contains_key(UPGRADE),
-            upload: Some(Upload::new(request)?),
+            sending: Some(Sending::request(request)?),
             broken: None,
             read: BytesMut::new(),
         })
@@ -123,10 +130,10 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Asking<B> {
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
-        if let Some(upload) = &mut self.upload
-            && let Poll::Ready(written) = upload.poll(cx, io)
+        if let Some(sending) = &mut self.sending
+            && let Poll::Ready(written) = sending.poll(cx, io)
         {
-            self.upload = None;
+            self.sending = None;
             match written {
                 Ok(()) => {}
                 // An endpoint that wants no more of the request may have said why.
@@ -150,7 +157,7 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Asking<B> {
         let read = &mut self.read;
         loop {
             let before = read.len();
-            if ready!(poll_read(io, cx, read, FIRST_READ))? == 0 {
+            if ready!(poll_head(io, cx, read))? == 0 {
                 return Poll::Ready(Err(Error::Closed));
             }
             // A head ends with a line: it is looked at once for each, however few bytes come at a time.
@@ -158,26 +165,13 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Asking<B> {
             if !line && read.len() < limits::RESPONSE_HEADER_BYTES {
                 continue;
             }
-            while let Some(head) = head::parse(read)? {
+            while let Some(head) = head::parse_response(read)? {
                 if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
                     return Poll::Ready(Ok(head));
                 }
             }
         }
     }
-}
-
-/// Reads what there is, at most about as much as `room`; 0 is the end.
-pub(super) fn poll_read<T: AsyncRead + Unpin>(
-    io: &mut T,
-    cx: &mut Context<'_>,
-    read: &mut BytesMut,
-    room: usize,
-) -> Poll<io::Result<usize>> {
-    if read.capacity() - read.len() < room / 2 {
-        read.reserve(room);
-    }
-    pin!(io.read_buf(read)).poll(cx)
 }
 
 #[cfg(test)]

@@ -1,15 +1,15 @@
 //! Where a body ends (RFC 9112 §6.3).
 
 use http::{
-    HeaderMap, HeaderValue, Method, Request, StatusCode, Version,
-    header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
-    response,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
+    header::{CONNECTION, CONTENT_LENGTH, EXPECT, TE, TRANSFER_ENCODING, UPGRADE},
+    request, response,
 };
 use http_body::Body;
 
-use super::Error;
+use super::{Error, Fault};
 
-/// How a response's body ends.
+/// How a body that is read ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
     /// There is none.
@@ -24,16 +24,88 @@ pub(super) enum Framing {
     Switched,
 }
 
-/// How a request's body ends.
+/// How a body that is written ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outgoing {
+    /// There is none, and a length would be that of another message.
+    Nothing,
     /// After so many more bytes.
     Length(u64),
     /// With the last chunk.
     Chunked,
+    /// With the connection.
+    UntilClose,
+}
+
+/// Which of the fields there are that say where a message ends, and what may follow it. To look at all names once costs
+/// less than to look up each of these.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Marks {
+    pub(super) connection: bool,
+    pub(super) content_length: bool,
+    pub(super) expect: bool,
+    pub(super) te: bool,
+    pub(super) transfer_encoding: bool,
+    pub(super) upgrade: bool,
+}
+
+impl Marks {
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let mut marks = Self::default();
+        for name in headers.keys() {
+            marks.connection |= *name == CONNECTION;
+            marks.content_length |= *name == CONTENT_LENGTH;
+            marks.expect |= *name == EXPECT;
+            marks.te |= *name == TE;
+            marks.transfer_encoding |= *name == TRANSFER_ENCODING;
+            marks.upgrade |= *name == UPGRADE;
+        }
+        marks
+    }
+
+    /// Whether the connection may be used again after a message of this version with these fields.
+    pub(super) fn keep_alive(self, version: Version, headers: &HeaderMap) -> bool {
+        match version {
+            Version::HTTP_10 => says(headers, "keep-alive") && !says(headers, "close"),
+            _ => !self.connection || !says(headers, "close"),
+        }
+    }
+
+    fn content_length(self, headers: &mut HeaderMap) -> Result<Option<u64>, Error> {
+        match self.content_length {
+            true => content_length(headers),
+            false => Ok(None),
+        }
+    }
 }
 
 impl Framing {
+    /// Of a request. Of several equal lengths one is left.
+    ///
+    /// # Errors
+    /// When it cannot be told for certain where the body ends: another server might find it elsewhere.
+    pub(super) fn of_request(head: &mut request::Parts, marks: Marks) -> Result<Self, Fault> {
+        if marks.transfer_encoding {
+            if head.version == Version::HTTP_10 {
+                return Err(Fault::Malformed("HTTP/1.0 with Transfer-Encoding"));
+            }
+            let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
+            let chunked = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+            if !codings.next().is_some_and(chunked) || codings.next().is_some() {
+                return Err(Fault::Coding);
+            }
+            return match marks.content_length {
+                true => Err(Fault::Malformed("Content-Length beside Transfer-Encoding")),
+                false => Ok(Self::Chunked),
+            };
+        }
+        match marks.content_length(&mut head.headers) {
+            Ok(Some(0) | None) => Ok(Self::Empty),
+            Ok(Some(length)) => Ok(Self::Length(length)),
+            Err(_) => Err(Fault::Malformed("invalid Content-Length")),
+        }
+    }
+
     /// Of a response to a request with this method; `upgrading`: it asked for another protocol. Of several equal
     /// lengths one is left, and none beside chunks.
     ///
@@ -42,6 +114,7 @@ impl Framing {
     pub(super) fn of_response(
         method: &Method,
         head: &mut response::Parts,
+        marks: Marks,
         upgrading: bool,
     ) -> Result<Self, Error> {
         let (status, headers) = (head.status, &mut head.headers);
@@ -61,7 +134,7 @@ impl Framing {
         if bodiless {
             return Ok(Self::Empty);
         }
-        if headers.contains_key(TRANSFER_ENCODING) {
+        if marks.transfer_encoding {
             if head.version == Version::HTTP_10 {
                 return Err(Error::Malformed("HTTP/1.0 with Transfer-Encoding"));
             }
@@ -71,7 +144,7 @@ impl Framing {
                 false => Self::UntilClose,
             });
         }
-        Ok(match content_length(headers)? {
+        Ok(match marks.content_length(headers)? {
             Some(0) => Self::Empty,
             Some(length) => Self::Length(length),
             None => Self::UntilClose,
@@ -85,37 +158,54 @@ impl Outgoing {
     /// # Errors
     /// When the head contradicts itself or the body.
     pub(super) fn of_request<B: Body>(request: &mut Request<B>) -> Result<Self, Error> {
+        let marks = Marks::of(request.headers());
         let ended = request.body().is_end_stream();
-        if request.headers().contains_key(TRANSFER_ENCODING) {
+        if marks.transfer_encoding {
             if !ended {
                 return Ok(Self::Chunked);
             }
             request.headers_mut().remove(TRANSFER_ENCODING);
         }
-        match content_length(request.headers_mut())? {
+        match marks.content_length(request.headers_mut())? {
             Some(length) if ended && length > 0 => Err(Error::Length("shorter")),
             length => Ok(Self::Length(length.unwrap_or(0))),
         }
     }
 
-    pub(super) fn is_chunked(self) -> bool {
-        self == Self::Chunked
+    /// Of a response to a client of this version; `bodiless`: to its method there is no body.
+    ///
+    /// # Errors
+    /// When the head contradicts itself.
+    pub(super) fn of_response<B: Body>(
+        response: &mut Response<B>,
+        marks: Marks,
+        version: Version,
+        bodiless: bool,
+    ) -> Result<Self, Error> {
+        let status = response.status();
+        if status.is_informational() || status == StatusCode::NO_CONTENT {
+            response.headers_mut().remove(CONTENT_LENGTH);
+            return Ok(Self::Nothing);
+        }
+        if bodiless || status == StatusCode::NOT_MODIFIED {
+            return Ok(Self::Nothing);
+        }
+        let length = marks.content_length(response.headers_mut())?;
+        Ok(match length.or_else(|| response.body().size_hint().exact()) {
+            Some(length) => Self::Length(length),
+            None if version == Version::HTTP_10 => Self::UntilClose,
+            None => Self::Chunked,
+        })
     }
 }
 
-/// Whether the connection may be used again after a response with this head.
-pub(super) fn keeps_alive(head: &response::Parts) -> bool {
-    let says = |option: &str| {
-        let values = head.headers.get_all(CONNECTION).iter();
-        values
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|text| text.split(','))
-            .any(|said| said.trim().eq_ignore_ascii_case(option))
-    };
-    match head.version {
-        Version::HTTP_10 => says("keep-alive") && !says("close"),
-        _ => !head.headers.contains_key(CONNECTION) || !says("close"),
-    }
+/// Whether the `Connection` field has this option.
+fn says(headers: &HeaderMap, option: &str) -> bool {
+    let values = headers.get_all(CONNECTION).iter();
+    values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|text| text.split(','))
+        .any(|said| said.trim().eq_ignore_ascii_case(option))
 }
 
 fn is_chunked(headers: &HeaderMap) -> bool {
@@ -126,17 +216,14 @@ fn is_chunked(headers: &HeaderMap) -> bool {
 }
 
 fn content_length(headers: &mut HeaderMap) -> Result<Option<u64>, Error> {
-    let mut found = None;
-    let mut several = false;
-    for value in headers.get_all(CONTENT_LENGTH) {
-        let text = value.to_str().map_err(|_| INVALID)?;
-        for said in text.split(',') {
-            let said = said.trim();
-            // `parse` would take a sign.
-            if said.is_empty() || !said.bytes().all(|digit| digit.is_ascii_digit()) {
-                return Err(INVALID);
-            }
-            let length: u64 = said.parse().map_err(|_| INVALID)?;
+    let mut values = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(first) = values.next() else {
+        return Ok(None);
+    };
+    let (mut found, mut several) = (None, false);
+    for value in std::iter::once(first).chain(values) {
+        for said in value.as_bytes().split(|byte| *byte == b',') {
+            let length = number(said.trim_ascii()).ok_or(INVALID)?;
             if found.is_some_and(|found| found != length) {
                 return Err(INVALID);
             }
@@ -149,6 +236,15 @@ fn content_length(headers: &mut HeaderMap) -> Result<Option<u64>, Error> {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     Ok(found)
+}
+
+/// The number that these digits are, of which there is at least one.
+fn number(digits: &[u8]) -> Option<u64> {
+    let value = digits.iter().try_fold(0_u64, |value, digit| {
+        let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
+        value.checked_mul(10)?.checked_add(digit)
+    });
+    value.filter(|_| !digits.is_empty())
 }
 
 const INVALID: Error = Error::Malformed("invalid Content-Length");
@@ -171,7 +267,8 @@ mod tests {
         for (name, value) in fields {
             head.headers.append(*name, HeaderValue::from_static(value));
         }
-        Framing::of_response(&method, &mut head, false)
+        let marks = Marks::of(&head.headers);
+        Framing::of_response(&method, &mut head, marks, false)
     }
 
     #[test]
@@ -248,7 +345,7 @@ mod tests {
             for value in values {
                 head.headers.append(CONNECTION, HeaderValue::from_static(value));
             }
-            keeps_alive(&head)
+            Marks::of(&head.headers).keep_alive(head.version, &head.headers)
         };
         assert!(keeps(Version::HTTP_11, &[]));
         assert!(keeps(Version::HTTP_11, &["x-mine"]));

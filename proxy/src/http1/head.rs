@@ -1,24 +1,43 @@
-//! Heads: that of a request written, that of a response read.
+//! Heads, written and read.
 
-use std::{mem::MaybeUninit, ops::Range};
+use std::{fmt::Write as _, mem::MaybeUninit, ops::Range};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{
-    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version,
-    header::CONTENT_LENGTH, response,
+    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+    request, response,
 };
 use httparse::{ParserConfig, Status};
 use hyper::ext::ReasonPhrase;
 use smallvec::SmallVec;
 
-use super::{Error, framing::Outgoing};
+use super::{Error, Fault, framing::Outgoing};
 use crate::http::limits;
+
+/// What a longer target than `http` takes is refused for.
+const LONGEST_TARGET: usize = u16::MAX as usize - 1;
 
 /// Where a name and its value stand in the bytes of a head.
 type Field = (Range<usize>, Range<usize>);
 
+/// What a response says of its connection, beside what stands in its own fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Connection {
+    /// Nothing: HTTP/1.1 goes on.
+    Kept,
+    /// That an HTTP/1.0 client may go on.
+    KeptOld,
+    /// That it ends.
+    Ends,
+    /// The same, to an HTTP/1.0 client, who takes it for granted.
+    EndsOld,
+    /// Nothing: what follows is another protocol.
+    Switches,
+}
+
 /// Writes a request's head; its version is taken to be HTTP/1.1.
-pub(super) fn write<B>(request: &Request<B>, framing: &Outgoing, out: &mut BytesMut) {
+pub(super) fn write_request<B>(request: &Request<B>, framing: Outgoing, out: &mut BytesMut) {
     let uri = request.uri();
     out.put_slice(request.method().as_str().as_bytes());
     out.put_u8(b' ');
@@ -32,12 +51,51 @@ pub(super) fn write<B>(request: &Request<B>, framing: &Outgoing, out: &mut Bytes
     out.put_slice(b" HTTP/1.1\r\n");
     for (name, value) in request.headers() {
         // One of both says where the body ends: two would let an endpoint choose.
-        if framing.is_chunked() && *name == CONTENT_LENGTH {
+        if framing == Outgoing::Chunked && *name == CONTENT_LENGTH {
             continue;
         }
         write_field(name, value, out);
     }
     out.put_slice(b"\r\n");
+}
+
+/// Writes a response's head; its own fields say nothing of the connection, unless that switches.
+pub(super) fn write_response(
+    head: &response::Parts,
+    framing: Outgoing,
+    connection: Connection,
+    out: &mut BytesMut,
+) {
+    let old = matches!(connection, Connection::KeptOld | Connection::EndsOld);
+    out.put_slice(if old { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
+    out.put_slice(head.status.as_str().as_bytes());
+    out.put_u8(b' ');
+    match head.extensions.get::<ReasonPhrase>() {
+        Some(phrase) => out.extend_from_slice(phrase.as_bytes()),
+        None => out.put_slice(head.status.canonical_reason().unwrap_or_default().as_bytes()),
+    }
+    out.put_slice(b"\r\n");
+    let mut length_said = false;
+    for (name, value) in &head.headers {
+        if *name == TRANSFER_ENCODING && connection != Connection::Switches {
+            continue;
+        }
+        length_said |= *name == CONTENT_LENGTH;
+        write_field(name, value, out);
+    }
+    match framing {
+        Outgoing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        Outgoing::Length(length) if !length_said => {
+            // Writing to memory does not fail.
+            let _ = write!(out, "content-length: {length}\r\n");
+        }
+        Outgoing::Length(_) | Outgoing::Nothing | Outgoing::UntilClose => {}
+    }
+    out.extend_from_slice(match connection {
+        Connection::Kept | Connection::EndsOld | Connection::Switches => b"\r\n",
+        Connection::KeptOld => b"connection: keep-alive\r\n\r\n",
+        Connection::Ends => b"connection: close\r\n\r\n",
+    });
 }
 
 /// Writes one field.
@@ -49,11 +107,47 @@ pub(super) fn write_field(name: &HeaderName, value: &HeaderValue, out: &mut Byte
     out.put_slice(b"\r\n");
 }
 
+/// Takes a request's head off the bytes read; `None`: it is not complete.
+///
+/// # Errors
+/// When it is not one, or larger than it may be.
+pub(super) fn parse_request(read: &mut BytesMut) -> Result<Option<request::Parts>, Fault> {
+    let mut headers = [const { MaybeUninit::uninit() }; limits::HEADERS];
+    let mut request = httparse::Request::new(&mut []);
+    let parsed = ParserConfig::default().parse_request_with_uninit_headers(&mut request, read, &mut headers);
+    let length = match parsed {
+        Ok(Status::Complete(length)) if length <= limits::HEADER_BYTES => length,
+        Ok(Status::Partial) if read.len() < limits::HEADER_BYTES => return Ok(None),
+        Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(Fault::TooLarge),
+        Err(httparse::Error::Version) => return Err(Fault::Version),
+        Err(error) => return Err(Fault::Malformed(reason(error))),
+    };
+    let method = Method::from_bytes(request.method.unwrap_or_default().as_bytes());
+    let method = method.map_err(|_| Fault::Malformed("invalid method"))?;
+    let version = match request.version {
+        Some(0) => Version::HTTP_10,
+        _ => Version::HTTP_11,
+    };
+    let target = place(read, request.path.unwrap_or_default().as_bytes());
+    let fields = places(read, request.headers);
+    let head = read.split_to(length).freeze();
+
+    let mut parts = Request::new(()).into_parts().0;
+    parts.method = method;
+    parts.version = version;
+    parts.uri = Uri::from_maybe_shared(head.slice(target.clone())).map_err(|_| match target.len() {
+        0..LONGEST_TARGET => Fault::Malformed("invalid target"),
+        _ => Fault::TargetTooLong,
+    })?;
+    parts.headers = fields_of(&head, &fields).map_err(Fault::Malformed)?;
+    Ok(Some(parts))
+}
+
 /// Takes a response's head off the bytes read; `None`: it is not complete.
 ///
 /// # Errors
 /// When it is not one, or larger than it may be.
-pub(super) fn parse(read: &mut BytesMut) -> Result<Option<response::Parts>, Error> {
+pub(super) fn parse_response(read: &mut BytesMut) -> Result<Option<response::Parts>, Error> {
     let mut headers = [const { MaybeUninit::uninit() }; limits::HEADERS];
     let mut response = httparse::Response::new(&mut []);
     let parsed =
@@ -80,7 +174,7 @@ pub(super) fn parse(read: &mut BytesMut) -> Result<Option<response::Parts>, Erro
     let mut parts = Response::new(()).into_parts().0;
     parts.status = status;
     parts.version = version;
-    parts.headers = fields_of(&head, &fields)?;
+    parts.headers = fields_of(&head, &fields).map_err(Error::Malformed)?;
     if let Some(phrase) = phrase {
         parts.extensions = Extensions::new();
         parts.extensions.insert(phrase);
@@ -101,33 +195,34 @@ pub(super) fn parse_trailers(read: &mut BytesMut) -> Result<Option<HeaderMap>, E
         Err(error) => return Err(Error::Malformed(reason(error))),
     };
     let trailers = read.split_to(length).freeze();
-    fields_of(&trailers, &fields).map(Some)
+    fields_of(&trailers, &fields).map(Some).map_err(Error::Malformed)
+}
+
+/// Where a part of these bytes stands in them.
+fn place(within: &[u8], part: &[u8]) -> Range<usize> {
+    let start = part.as_ptr().addr().saturating_sub(within.as_ptr().addr());
+    start..start + part.len()
 }
 
 fn places(within: &[u8], headers: &[httparse::Header<'_>]) -> SmallVec<[Field; 24]> {
-    let base = within.as_ptr().addr();
-    let place = |part: &[u8]| {
-        let start = part.as_ptr().addr().saturating_sub(base);
-        start..start + part.len()
-    };
     headers
         .iter()
-        .map(|header| (place(header.name.as_bytes()), place(header.value)))
+        .map(|header| (place(within, header.name.as_bytes()), place(within, header.value)))
         .collect()
 }
 
 /// The fields, which share the bytes of the head.
-fn fields_of(head: &Bytes, fields: &[Field]) -> Result<HeaderMap, Error> {
+fn fields_of(head: &Bytes, fields: &[Field]) -> Result<HeaderMap, &'static str> {
     let mut headers = HeaderMap::with_capacity(fields.len());
     for (name, value) in fields {
         let name = HeaderName::from_bytes(head.get(name.clone()).unwrap_or_default());
-        let name = name.map_err(|_| Error::Malformed("invalid header name"))?;
+        let name = name.map_err(|_| "invalid header name")?;
         // An empty value may stand anywhere.
         let value = match value.is_empty() {
             true => Ok(HeaderValue::from_static("")),
             false => HeaderValue::from_maybe_shared(head.slice(value.clone())),
         };
-        let value = value.map_err(|_| Error::Malformed("invalid header value"))?;
+        let value = value.map_err(|_| "invalid header value")?;
         headers.append(name, value);
     }
     Ok(headers)

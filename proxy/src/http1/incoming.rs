@@ -13,21 +13,11 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::{
-    Connection, Error,
-    chunks::{Decoder, Part},
-    connection::poll_read,
-    framing::Framing,
-    upload::Upload,
-};
+use super::{Connection, Error, framing::Framing, receiving::Receiving, sending::Sending};
 use crate::{
     http::BodyError,
     net::{Io, Replay},
 };
-
-/// Room for the first read; it grows as long as reads fill it.
-pub(super) const FIRST_READ: usize = 8 * 1024;
-const LARGEST_READ: usize = 128 * 1024;
 
 /// A connection that now speaks another protocol, with what was read of that already.
 pub type Switched<T = Io> = Replay<T>;
@@ -37,19 +27,8 @@ pub type Switched<T = Io> = Replay<T>;
 pub struct Incoming<T = Io> {
     source: Source<T>,
     read: BytesMut,
-    rest: Rest,
-    room: usize,
+    receiving: Receiving,
     reusable: bool,
-}
-
-/// What is still to come.
-#[derive(Debug)]
-enum Rest {
-    Length(u64),
-    Chunks(Decoder),
-    UntilClose,
-    Switched,
-    Nothing,
 }
 
 /// Where it comes from.
@@ -86,14 +65,14 @@ where
 {
     /// Writes the rest of a request beside its response. An endpoint may answer early and go on to read; neither
     /// waits for the other then.
-    pub(super) fn beside<B>(io: T, mut upload: Upload<B>) -> Self
+    pub(super) fn beside<B>(io: T, mut request: Sending<B>) -> Self
     where
         B: Body<Data = Bytes, Error = BodyError> + Unpin + Send + 'static,
     {
         let (read, mut write) = split(io);
         let writing = tokio::spawn(async move {
             // One that breaks off must not be taken for one that is complete.
-            if poll_fn(|cx| upload.poll(cx, &mut write)).await.is_err() {
+            if poll_fn(|cx| request.poll(cx, &mut write)).await.is_err() {
                 let _ = write.shutdown().await;
             }
         });
@@ -126,14 +105,7 @@ where
         let mut incoming = Self {
             source,
             read,
-            rest: match framing {
-                Framing::Empty => Rest::Nothing,
-                Framing::Length(length) => Rest::Length(length),
-                Framing::Chunked => Rest::Chunks(Decoder::default()),
-                Framing::UntilClose => Rest::UntilClose,
-                Framing::Switched => Rest::Switched,
-            },
-            room: FIRST_READ,
+            receiving: Receiving::new(framing),
             reusable,
         };
         if framing == Framing::Empty {
@@ -144,7 +116,7 @@ where
 
     /// Once the body was read: its connection, if that may be used again.
     pub fn take_connection(&mut self) -> Option<Box<Connection<T>>> {
-        if !matches!(self.rest, Rest::Nothing) {
+        if !self.receiving.is_complete() {
             return None;
         }
         match std::mem::replace(&mut self.source, Source::Nowhere) {
@@ -155,7 +127,7 @@ where
 
     /// The connection, where the endpoint agreed to another protocol on it.
     pub fn take_switched(&mut self) -> Option<Switched<T>> {
-        if !matches!(self.rest, Rest::Switched) {
+        if !self.receiving.is_switched() {
             return None;
         }
         match std::mem::replace(&mut self.source, Source::Nowhere) {
@@ -169,7 +141,6 @@ where
 
     /// Nothing more comes. Bytes beyond the end would be taken for the next response.
     fn end(&mut self) {
-        self.rest = Rest::Nothing;
         let reusable = self.reusable && self.read.is_empty();
         self.source = match std::mem::replace(&mut self.source, Source::Nowhere) {
             Source::Whole(connection) if reusable => Source::Whole(connection),
@@ -180,52 +151,6 @@ where
             Source::Whole(_) | Source::Nowhere => Source::Nowhere,
         };
         self.read = BytesMut::new();
-    }
-
-    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, Error>> {
-        loop {
-            if let Some(frame) = self.at_hand()? {
-                return Poll::Ready(Ok(Some(frame)));
-            }
-            if matches!(self.rest, Rest::Nothing | Rest::Switched) {
-                return Poll::Ready(Ok(None));
-            }
-            let read = ready!(poll_read(&mut self.source, cx, &mut self.read, self.room))?;
-            if read == 0 {
-                if !matches!(self.rest, Rest::UntilClose) {
-                    return Poll::Ready(Err(Error::Closed));
-                }
-                self.end();
-            } else if read >= self.room {
-                self.room = (self.room * 2).min(LARGEST_READ);
-            }
-        }
-    }
-
-    /// The next frame of what was read.
-    fn at_hand(&mut self) -> Result<Option<Frame<Bytes>>, Error> {
-        match &mut self.rest {
-            Rest::Nothing | Rest::Switched => Ok(None),
-            Rest::Length(_) | Rest::UntilClose if self.read.is_empty() => Ok(None),
-            Rest::UntilClose => Ok(Some(Frame::data(self.read.split().freeze()))),
-            Rest::Length(left) => {
-                let length = usize::try_from(*left).map_or(self.read.len(), |left| left.min(self.read.len()));
-                let data = self.read.split_to(length).freeze();
-                *left -= length as u64;
-                if *left == 0 {
-                    self.end();
-                }
-                Ok(Some(Frame::data(data)))
-            }
-            Rest::Chunks(decoder) => match decoder.decode(&mut self.read)? {
-                None => Ok(None),
-                Some(Part::Data(data)) => Ok(Some(Frame::data(data))),
-                Some(Part::End(trailers)) => {
-                    self.end();
-                    Ok(trailers.map(Frame::trailers))
-                }
-            },
-        }
     }
 }
 
@@ -240,23 +165,24 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let polled = ready!(self.poll_part(cx));
-        if polled.is_err() {
-            self.rest = Rest::Nothing;
-            self.source = Source::Nowhere;
+        let incoming = &mut *self;
+        let polled = incoming
+            .receiving
+            .poll(cx, &mut incoming.source, &mut incoming.read);
+        let polled = ready!(polled);
+        match polled {
+            Ok(_) if incoming.receiving.is_complete() => incoming.end(),
+            Ok(_) => {}
+            Err(_) => incoming.source = Source::Nowhere,
         }
         Poll::Ready(polled.transpose())
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.rest, Rest::Nothing | Rest::Switched)
+        self.receiving.is_over()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self.rest {
-            Rest::Length(left) => SizeHint::with_exact(left),
-            Rest::Nothing | Rest::Switched => SizeHint::with_exact(0),
-            Rest::Chunks(_) | Rest::UntilClose => SizeHint::default(),
-        }
+        self.receiving.size_hint()
     }
 }

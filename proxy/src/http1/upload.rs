@@ -1,184 +1,222 @@
-//! A request on its way out: its head, and its body as that comes.
+//! A request's body, and the connection that it shares with its response.
 
 use std::{
+    fmt,
     io::{self, IoSlice},
     pin::Pin,
-    task::{Context, Poll, ready},
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
 };
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, Request, header::TRAILER};
-use http_body::Body;
-use tokio::io::AsyncWrite;
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+use parking_lot::Mutex;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::oneshot,
+};
 
-use super::{Error, framing::Outgoing, head};
-use crate::http::BodyError;
+use super::{Error, Switched, framing::Framing, receiving::Receiving};
+use crate::{net::Io, telemetry::Metered};
 
-/// A piece of the body up to so many bytes is copied behind the head, so that both go out as one.
-const COPIED: usize = 4 * 1024;
-/// Bytes that wait to be written before more of the body is asked for.
-const WAITING: usize = 16 * 1024;
-const LAST_CHUNK: &[u8] = b"0\r\n";
-const LINE_END: &[u8] = b"\r\n";
+/// What a client that expects it waits for before it sends a body.
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+/// Most bytes that a body no one wants is read for.
+const DISCARDED: usize = 256 * 1024;
 
-/// A request being written.
-pub(super) struct Upload<B> {
-    body: B,
-    framing: Outgoing,
-    /// Trailers that the head announced: no others are sent (RFC 9110 §6.6.2).
-    announced: Vec<HeaderName>,
-    out: BytesMut,
-    /// A piece too large to copy, and what ends its chunk.
-    piece: Bytes,
-    piece_end: &'static [u8],
-    ended: bool,
-    flushed: bool,
+/// A client's connection, which one task reads a request's body from while another may write the response.
+pub(super) struct Wire<T> {
+    pub(super) io: T,
+    /// Bytes that came and were not taken.
+    pub(super) read: BytesMut,
+    receiving: Receiving,
+    /// What is left to write of [`CONTINUE`].
+    promise: &'static [u8],
+    /// Someone has the body.
+    held: bool,
+    discarded: usize,
+    /// Who writes the response, and waits for the body's end.
+    server: Option<Waker>,
+    /// Who reads the body, and waits to write.
+    reader: Option<Waker>,
 }
 
-impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Upload<B> {
-    /// # Errors
-    /// When the head contradicts itself or the body.
-    pub(super) fn new(mut request: Request<B>) -> Result<Self, Error> {
-        let framing = Outgoing::of_request(&mut request)?;
-        let mut out = BytesMut::with_capacity(1024);
-        head::write(&request, &framing, &mut out);
-        let announced = match framing {
-            Outgoing::Chunked => announced(request.headers()),
-            Outgoing::Length(_) => Vec::new(),
-        };
-        let ended = framing == Outgoing::Length(0);
-        Ok(Self {
-            body: request.into_body(),
-            framing,
-            announced,
-            out,
-            piece: Bytes::new(),
-            piece_end: b"",
-            ended,
-            flushed: false,
-        })
-    }
-
-    /// Writes what there is. Ready when the whole request is out.
-    pub(super) fn poll<W: AsyncWrite + Unpin>(
-        &mut self,
-        cx: &mut Context<'_>,
-        io: &mut W,
-    ) -> Poll<Result<(), Error>> {
-        loop {
-            let waits = self.fill(cx)?;
-            if self.is_written() {
-                if !self.flushed {
-                    ready!(Pin::new(&mut *io).poll_flush(cx))?;
-                    self.flushed = true;
-                }
-                return match waits {
-                    true => Poll::Pending,
-                    false => Poll::Ready(Ok(())),
-                };
-            }
-            self.flushed = false;
-            ready!(self.poll_write(cx, io))?;
+impl<T: AsyncRead + AsyncWrite + Unpin> Wire<T> {
+    pub(super) fn new(io: T, read: BytesMut) -> Self {
+        Self {
+            io,
+            read,
+            receiving: Receiving::new(Framing::Empty),
+            promise: b"",
+            held: false,
+            discarded: 0,
+            server: None,
+            reader: None,
         }
     }
 
-    /// Takes of the body what is at hand. Says whether there is more to wait for.
-    fn fill(&mut self, cx: &mut Context<'_>) -> Result<bool, Error> {
-        while !self.ended && self.piece.is_empty() && self.out.len() < WAITING {
-            let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
-                return Ok(true);
-            };
-            match frame.transpose().map_err(Error::Body)? {
-                None => self.end(None)?,
-                Some(frame) => match frame.into_data() {
-                    Ok(data) => self.put(data)?,
-                    Err(frame) => self.end(frame.into_trailers().ok())?,
-                },
+    /// A body begins that no one has yet; `expects`: its client waits until it is wanted.
+    pub(super) fn begin(&mut self, framing: Framing, expects: bool) {
+        self.receiving = Receiving::new(framing);
+        self.promise = if expects { CONTINUE } else { b"" };
+        self.discarded = 0;
+    }
+
+    /// What must still be written before a response, or `None` where the client is told nothing and may never send the
+    /// body.
+    pub(super) fn break_promise(&mut self) -> Option<&'static [u8]> {
+        let promise = std::mem::take(&mut self.promise);
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+        (promise.len() < CONTINUE.len()).then_some(promise)
+    }
+
+    /// Whether someone has the body.
+    pub(super) fn is_held(&self) -> bool {
+        self.held
+    }
+
+    /// Reads what no one wants. Ready when nothing more comes, with whether the body was complete.
+    pub(super) fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        if self.receiving.is_over() {
+            return Poll::Ready(self.receiving.is_complete());
+        }
+        if self.held {
+            self.server = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        while self.discarded < DISCARDED {
+            match ready!(self.receiving.poll(cx, &mut self.io, &mut self.read)) {
+                Ok(Some(frame)) => self.discarded += frame.data_ref().map_or(0, Bytes::len),
+                Ok(None) => return Poll::Ready(self.receiving.is_complete()),
+                Err(_) => break,
             }
         }
-        Ok(!self.ended)
+        Poll::Ready(false)
     }
 
-    fn put(&mut self, data: Bytes) -> Result<(), Error> {
-        match &mut self.framing {
-            Outgoing::Length(left) => {
-                let length = data.len() as u64;
-                *left = left.checked_sub(length).ok_or(Error::Length("longer"))?;
-                self.ended = *left == 0;
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, Error>> {
+        while !self.promise.is_empty() {
+            let written = Pin::new(&mut self.io).poll_write(cx, self.promise);
+            if written.is_pending() {
+                self.reader = Some(cx.waker().clone());
             }
-            Outgoing::Chunked if data.is_empty() => {}
-            Outgoing::Chunked => {
-                self.out.put_slice(format!("{:x}\r\n", data.len()).as_bytes());
-                self.piece_end = LINE_END;
+            let written = ready!(written)?;
+            if written == 0 {
+                return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
             }
-        }
-        if data.len() <= COPIED {
-            self.out.put_slice(&data);
-            self.out.put_slice(std::mem::take(&mut self.piece_end));
-        } else {
-            self.piece = data;
-        }
-        if self.framing == Outgoing::Chunked && self.piece.is_empty() && self.body.is_end_stream() {
-            self.end(None)?;
-        }
-        Ok(())
-    }
-
-    fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), Error> {
-        self.ended = true;
-        match self.framing {
-            Outgoing::Length(0) => return Ok(()),
-            Outgoing::Length(_) => return Err(Error::Length("shorter")),
-            Outgoing::Chunked => {}
-        }
-        self.out.put_slice(LAST_CHUNK);
-        for (name, value) in trailers.iter().flat_map(HeaderMap::iter) {
-            if self.announced.contains(name) {
-                head::write_field(name, value, &mut self.out);
+            self.promise = self.promise.get(written..).unwrap_or_default();
+            if self.promise.is_empty() {
+                let _ = Pin::new(&mut self.io).poll_flush(cx);
             }
         }
-        self.out.put_slice(LINE_END);
-        Ok(())
-    }
-
-    fn is_written(&self) -> bool {
-        self.out.is_empty() && self.piece.is_empty() && self.piece_end.is_empty()
-    }
-
-    fn poll_write<W: AsyncWrite + Unpin>(
-        &mut self,
-        cx: &mut Context<'_>,
-        io: &mut W,
-    ) -> Poll<io::Result<()>> {
-        let slices = [
-            IoSlice::new(&self.out),
-            IoSlice::new(&self.piece),
-            IoSlice::new(self.piece_end),
-        ];
-        let mut written = match self.piece.is_empty() && self.piece_end.is_empty() {
-            true => ready!(Pin::new(io).poll_write(cx, &self.out))?,
-            false => ready!(Pin::new(io).poll_write_vectored(cx, &slices))?,
-        };
-        if written == 0 {
-            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        let frame = ready!(self.receiving.poll(cx, &mut self.io, &mut self.read));
+        if self.receiving.is_over() {
+            self.wake_server();
         }
-        let of_out = written.min(self.out.len());
-        self.out.advance(of_out);
-        written -= of_out;
-        let of_piece = written.min(self.piece.len());
-        self.piece.advance(of_piece);
-        written -= of_piece;
-        self.piece_end = self.piece_end.get(written..).unwrap_or_default();
-        Poll::Ready(Ok(()))
+        Poll::Ready(frame)
+    }
+
+    fn wake_server(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.wake();
+        }
     }
 }
 
-/// The fields that the head's `Trailer` names.
-fn announced(headers: &HeaderMap) -> Vec<HeaderName> {
-    let values = headers.get_all(TRAILER).iter();
-    values
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|text| text.split(','))
-        .filter_map(|name| HeaderName::try_from(name.trim()).ok())
-        .collect()
+/// The body of a request, read off its connection by whoever polls it.
+pub struct Upload<T: AsyncRead + AsyncWrite + Unpin = Metered<Io>>(Arc<Mutex<Wire<T>>>);
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Upload<T> {
+    /// The body that begins on a connection; `expects`: its client waits until it is wanted.
+    pub(super) fn begin(wire: &Arc<Mutex<Wire<T>>>, framing: Framing, expects: bool) -> Self {
+        let mut locked = wire.lock();
+        locked.begin(framing, expects);
+        locked.held = true;
+        Self(wire.clone())
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Drop for Upload<T> {
+    fn drop(&mut self) {
+        let mut wire = self.0.lock();
+        wire.held = false;
+        wire.wake_server();
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Body for Upload<T> {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        self.0.lock().poll_body(cx).map(Result::transpose)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.lock().receiving.is_over()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.lock().receiving.size_hint()
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> fmt::Debug for Upload<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Upload").field(&self.0.lock().receiving).finish()
+    }
+}
+
+/// The writing side of a connection whose other side may be in use by another task.
+pub(super) struct Writer<'a, T>(pub(super) &'a Mutex<Wire<T>>);
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Writer<'_, T> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0.lock().io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0.lock().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0.lock().io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0.lock().io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.lock().io.is_write_vectored()
+    }
+}
+
+/// Among a request's extensions where it asks to speak another protocol: the connection, once that is agreed on.
+#[derive(Debug)]
+pub struct OnUpgrade<T = Metered<Io>>(Arc<Mutex<Option<oneshot::Receiver<Switched<T>>>>>);
+
+impl<T> OnUpgrade<T> {
+    pub(super) fn new() -> (oneshot::Sender<Switched<T>>, Self) {
+        let (sender, receiver) = oneshot::channel();
+        (sender, Self(Arc::new(Mutex::new(Some(receiver)))))
+    }
+
+    /// The connection; `None` when nothing comes of it.
+    pub async fn switched(self) -> Option<Switched<T>> {
+        let receiver = self.0.lock().take();
+        receiver?.await.ok()
+    }
+}
+
+impl<T> Clone for OnUpgrade<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
 }

@@ -54,6 +54,11 @@ impl<S: AsyncRead + Unpin> Replay<S> {
         &self.seen
     }
 
+    /// The bytes looked at so far and not read again, and the stream.
+    pub fn into_parts(self) -> (BytesMut, S) {
+        (self.seen, self.stream)
+    }
+
     /// Reads more bytes to look at, and gives how many came; 0 is the end of the stream. May be cancelled.
     ///
     /// # Errors

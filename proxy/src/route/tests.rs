@@ -151,7 +151,9 @@ fn paths_are_rewritten() {
         let table = table(vec![host("h", &["*"], vec![route.clone()])]);
         let headers = HeaderMap::new();
         let matched = find(&table, &request("a", target, &headers)).unwrap();
-        matched.rewrite(target).map(|target| target.to_string())
+        matched
+            .rewrite(&target.parse().unwrap())
+            .map(|target| target.to_string())
     };
     assert_eq!(
         rewrite(&probe, "/osm-liveness-probe/app?x=1").as_deref(),

@@ -5,7 +5,7 @@ use futures::channel::mpsc;
 use http::{HeaderMap, Method};
 use http_body::Frame;
 use http_body_util::{BodyExt, Empty, StreamBody};
-use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
 
