@@ -27,6 +27,7 @@ const DISCARDING: Duration = Duration::from_secs(1);
 
 /// A body. Frames pass through as they come: nothing is collected, trailers included. It is small, since messages are
 /// moved many times on their way; `None` is nothing.
+#[derive(Default)]
 pub struct Body(Option<Box<Inner>>);
 
 struct Inner {
@@ -110,11 +111,6 @@ impl Body {
     /// What comes over a connection.
     pub fn incoming(incoming: Incoming) -> Self {
         Self::of(Kind::Incoming(incoming))
-    }
-
-    /// What comes over a client's HTTP/1 connection; `None`: nothing.
-    pub(super) fn uploaded(upload: Option<http1::Upload>) -> Self {
-        upload.map_or_else(Self::empty, |upload| Self::of(Kind::Upload(upload)))
     }
 
     /// What comes over a pooled connection, which is given back at the end.
@@ -201,6 +197,13 @@ impl Body {
             Kind::Http1 { incoming, .. } => incoming.take_switched(),
             _ => None,
         }
+    }
+}
+
+impl From<http1::Upload> for Body {
+    /// What comes over a client's HTTP/1 connection.
+    fn from(upload: http1::Upload) -> Self {
+        Self::of(Kind::Upload(upload))
     }
 }
 

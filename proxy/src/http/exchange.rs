@@ -95,6 +95,7 @@ impl TryError {
 
 /// How all tries of a request are made.
 struct Sending<'a> {
+    head: Request<()>,
     policy: Option<&'a Retry>,
     http2: bool,
     /// It came as HTTP/1.1 and asks for no upgrade.
@@ -172,22 +173,25 @@ impl Exchange<'_> {
         let http1 = request.version() == Version::HTTP_11;
         let http2 = self.prepare(&mut request, &endpoint);
         let policy = self.destination.retry.as_ref().filter(|_| !self.upgrading);
+        let idempotent = !self.upgrading && is_idempotent(&request);
+        let (head, body) = request.into_parts();
         let way = Sending {
+            head: Request::from_parts(head, ()),
             policy,
             http2,
             carriable: http1 && !http2 && !self.upgrading,
-            idempotent: !self.upgrading && is_idempotent(&request),
+            idempotent,
         };
         let outbound = self.session.direction == Direction::Outbound;
         if policy.is_none() && !outbound && !way.idempotent {
-            let tried = self.once(&way, &endpoint, request, false, observers.idle.as_mut());
+            let tried = self.once(&way, &endpoint, body, false, observers.idle.as_mut());
             return tried.await.end(&endpoint, &Tries::default());
         }
-        let repeatable = Repeatable::new(*request);
-        let Some(request) = repeatable.next() else {
+        let repeatable = Repeatable::new(body);
+        let Some(body) = repeatable.next() else {
             return Err(Refusal::new(Reason::ClientReset, "the request broke off"));
         };
-        let tried = self.limited(&way, &endpoint, request, false, observers.idle.as_mut());
+        let tried = self.limited(&way, &endpoint, body, false, observers.idle.as_mut());
         let tried = tried.await;
         if tried.again.is_none() && !way.wants(&tried) {
             return tried.end(&endpoint, &Tries::default());
@@ -228,10 +232,10 @@ impl Exchange<'_> {
             } else {
                 break;
             }
-            let Some(request) = repeatable.next() else { break };
+            let Some(body) = repeatable.next() else { break };
             drop(tried);
             tried = self
-                .limited(way, &endpoint, request, fresh, observers.idle.as_mut())
+                .limited(way, &endpoint, body, fresh, observers.idle.as_mut())
                 .await;
             drop(retrying);
         }
@@ -284,11 +288,11 @@ impl Exchange<'_> {
         &self,
         way: &Sending<'_>,
         endpoint: &Arc<Endpoint>,
-        request: Box<Request<Body>>,
+        body: Body,
         fresh: bool,
         idle: Option<&mut Idle>,
     ) -> Tried {
-        let once = self.once(way, endpoint, request, fresh, idle);
+        let once = self.once(way, endpoint, body, fresh, idle);
         let Some(limit) = way.policy.and_then(|policy| policy.per_try_timeout) else {
             return once.await;
         };
@@ -306,7 +310,7 @@ impl Exchange<'_> {
         &self,
         way: &Sending<'_>,
         endpoint: &Arc<Endpoint>,
-        request: Box<Request<Body>>,
+        body: Body,
         fresh: bool,
         idle: Option<&mut Idle>,
     ) -> Tried {
@@ -314,11 +318,11 @@ impl Exchange<'_> {
         let sending = pin!(async {
             let in_flight = endpoint.clone().begin().map_err(SendError::from)?;
             if way.http2 {
-                in_flight.send_http2(connector, request).await
-            } else if way.carriable && !fresh && in_flight.is_crowded() && carried::can_carry(&request) {
-                in_flight.send_carried(connector, request).await
+                in_flight.send_http2(connector, &way.head, body).await
+            } else if way.carriable && !fresh && in_flight.is_crowded() && carried::can_carry(&way.head) {
+                in_flight.send_carried(connector, &way.head, body).await
             } else {
-                in_flight.send_http1(connector, request, fresh).await
+                in_flight.send_http1(connector, &way.head, body, fresh).await
             }
         });
         let mut answer = match idle {

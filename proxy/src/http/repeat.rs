@@ -1,4 +1,4 @@
-//! Requests that can be sent more than once.
+//! Bodies of requests that can be sent more than once.
 
 use std::{
     pin::Pin,
@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request};
+use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use parking_lot::Mutex;
 
@@ -16,13 +16,9 @@ use super::{Body, BodyError};
 /// A request whose body is longer is not sent again.
 const LARGEST_BODY: usize = 64 * 1024;
 
-/// A request that is kept while it is sent. Its body still streams; it is remembered as it passes, so that another
-/// try begins with what the last one has sent.
-pub(super) struct Repeatable {
-    head: Box<Request<()>>,
-    /// `None`: there is none.
-    body: Option<Arc<Mutex<Source>>>,
-}
+/// A request's body that is kept while it is sent. It still streams; it is remembered as it passes, so that another try
+/// begins with what the last one has sent. `None`: there is none.
+pub(super) struct Repeatable(Option<Arc<Mutex<Source>>>);
 
 struct Source {
     body: Body,
@@ -42,9 +38,7 @@ enum Passed {
 }
 
 impl Repeatable {
-    pub(super) fn new(request: Request<Body>) -> Self {
-        let (mut head, body) = request.into_parts();
-        head.extensions.clear();
+    pub(super) fn new(body: Body) -> Self {
         let source = |body| Source {
             body,
             passed: Vec::new(),
@@ -53,35 +47,29 @@ impl Repeatable {
             ended: false,
             lost: false,
         };
-        Self {
-            head: Box::new(Request::from_parts(head, ())),
-            body: (!body.is_end_stream()).then(|| Arc::new(Mutex::new(source(body)))),
-        }
+        Self((!body.is_end_stream()).then(|| Arc::new(Mutex::new(source(body)))))
     }
 
-    /// Whether there can be another try: its body was kept.
+    /// Whether there can be another try: the body was kept.
     pub(super) fn can_repeat(&self) -> bool {
-        self.body.as_ref().is_none_or(|source| !source.lock().lost)
+        self.0.as_ref().is_none_or(|source| !source.lock().lost)
     }
 
-    /// The request for another try, which ends those before; `None` when its body was not kept.
-    pub(super) fn next(&self) -> Option<Box<Request<Body>>> {
-        let body = match &self.body {
-            None => Body::empty(),
-            Some(source) => {
-                let mut locked = source.lock();
-                if locked.lost {
-                    return None;
-                }
-                locked.current += 1;
-                Body::repeated(Repeated {
-                    source: source.clone(),
-                    number: locked.current,
-                    next: 0,
-                })
-            }
+    /// The body of another try, which ends those before; `None` when it was not kept.
+    pub(super) fn next(&self) -> Option<Body> {
+        let Some(source) = &self.0 else {
+            return Some(Body::empty());
         };
-        Some(Box::new((*self.head).clone().map(|()| body)))
+        let mut locked = source.lock();
+        if locked.lost {
+            return None;
+        }
+        locked.current += 1;
+        Some(Body::repeated(Repeated {
+            source: source.clone(),
+            number: locked.current,
+            next: 0,
+        }))
     }
 }
 
@@ -175,32 +163,25 @@ impl From<Passed> for Frame<Bytes> {
 
 #[cfg(test)]
 mod tests {
-    use http::Method;
     use http_body_util::BodyExt;
 
     use super::*;
 
-    fn repeatable(body: Body) -> Repeatable {
-        Repeatable::new(Request::put("/x").header("a", "b").body(body).unwrap())
-    }
-
     #[tokio::test]
-    async fn each_try_sends_the_whole_request() {
-        let repeatable = repeatable(Body::full("bytes"));
+    async fn each_try_sends_the_whole_body() {
+        let repeatable = Repeatable::new(Body::full("bytes"));
         for _ in 0..3 {
-            let request = repeatable.next().unwrap();
-            assert_eq!(request.method(), Method::PUT);
-            assert_eq!(request.headers()["a"], "b");
-            assert_eq!(request.body().size_hint().exact(), Some(5));
-            assert_eq!(request.into_body().collect().await.unwrap().to_bytes(), "bytes");
+            let body = repeatable.next().unwrap();
+            assert_eq!(body.size_hint().exact(), Some(5));
+            assert_eq!(body.collect().await.unwrap().to_bytes(), "bytes");
         }
     }
 
     #[tokio::test]
     async fn a_try_that_was_given_up_takes_nothing_from_the_next() {
-        let repeatable = repeatable(Body::full("bytes"));
-        let mut first = repeatable.next().unwrap().into_body();
-        let mut second = repeatable.next().unwrap().into_body();
+        let repeatable = Repeatable::new(Body::full("bytes"));
+        let mut first = repeatable.next().unwrap();
+        let mut second = repeatable.next().unwrap();
         assert!(first.frame().await.unwrap().is_err());
         assert_eq!(
             second.frame().await.unwrap().unwrap().into_data().unwrap(),
@@ -211,15 +192,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_long_body_is_sent_once() {
-        let repeatable = repeatable(Body::full(vec![0; LARGEST_BODY + 1]));
-        let sent = repeatable.next().unwrap().into_body().collect().await.unwrap();
+        let repeatable = Repeatable::new(Body::full(vec![0; LARGEST_BODY + 1]));
+        let sent = repeatable.next().unwrap().collect().await.unwrap();
         assert_eq!(sent.to_bytes().len(), LARGEST_BODY + 1);
         assert!(repeatable.next().is_none());
     }
 
     #[test]
     fn what_has_no_body_stays_so() {
-        let repeatable = repeatable(Body::empty());
-        assert!(repeatable.next().unwrap().body().is_end_stream());
+        let repeatable = Repeatable::new(Body::empty());
+        assert!(repeatable.next().unwrap().is_end_stream());
     }
 }

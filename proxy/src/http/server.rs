@@ -143,12 +143,9 @@ async fn within<T>(limit: Option<Duration>, looking: impl Future<Output = io::Re
 }
 
 /// Answers what came as an HTTP/1 request.
-async fn answer(
-    session: Arc<Session>,
-    request: Result<Request<Option<http1::Upload>>, http1::Fault>,
-) -> Response<Body> {
+async fn answer(session: Arc<Session>, request: Result<Box<Request<Body>>, http1::Fault>) -> Response<Body> {
     match request {
-        Ok(request) => respond(session, Box::new(request.map(Body::uploaded))).await,
+        Ok(request) => respond(session, request).await,
         Err(fault) => reject(&session, fault),
     }
 }

@@ -69,13 +69,14 @@ where
     /// When the connection, the request's body or the response breaks off. The connection is closed then.
     pub fn send<B>(
         mut self: Box<Self>,
-        request: Request<B>,
+        head: &Request<()>,
+        body: B,
     ) -> impl Future<Output = Result<Response<Incoming<T>>, Error>> + use<T, B>
     where
         B: Body<Data = Bytes, Error = BodyError> + Unpin + Send + 'static,
     {
         // Apart, since what waits for it is moved, and holds a request's other ways to be sent too.
-        let asking = Asking::new(request).map(Box::new);
+        let asking = Asking::new(head, body).map(Box::new);
         async move {
             let mut asking = asking?;
             let mut head = poll_fn(|cx| asking.poll(cx, &mut self.io)).await?;
@@ -116,11 +117,11 @@ struct Asking<B> {
 }
 
 impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Asking<B> {
-    fn new(request: Request<B>) -> Result<Self, Error> {
+    fn new(head: &Request<()>, body: B) -> Result<Self, Error> {
         Ok(Self {
-            method: request.method().clone(),
-            upgrading: request.headers().contains_key(UPGRADE),
-            sending: Some(Sending::request(request)?),
+            method: head.method().clone(),
+            upgrading: head.headers().contains_key(UPGRADE),
+            sending: Some(Sending::request(head, body)?),
             broken: None,
             read: BytesMut::new(),
         })

@@ -3,7 +3,7 @@
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
     header::{CONNECTION, CONTENT_LENGTH, EXPECT, TE, TRANSFER_ENCODING, UPGRADE},
-    request, response,
+    response,
 };
 use http_body::Body;
 
@@ -71,11 +71,23 @@ impl Marks {
         }
     }
 
-    fn content_length(self, headers: &mut HeaderMap) -> Result<Option<u64>, Error> {
-        match self.content_length {
-            true => content_length(headers),
-            false => Ok(None),
+    fn content_length(self, headers: &HeaderMap) -> Result<Option<u64>, Error> {
+        Ok(match self.content_length {
+            true => content_length(headers)?.map(|(length, _)| length),
+            false => None,
+        })
+    }
+
+    /// The same, after which it is said once only.
+    fn settle(self, headers: &mut HeaderMap) -> Result<Option<u64>, Error> {
+        if !self.content_length {
+            return Ok(None);
         }
+        let said = content_length(headers)?;
+        if let Some((length, true)) = said {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        Ok(said.map(|(length, _)| length))
     }
 }
 
@@ -84,12 +96,12 @@ impl Framing {
     ///
     /// # Errors
     /// When it cannot be told for certain where the body ends: another server might find it elsewhere.
-    pub(super) fn of_request(head: &mut request::Parts, marks: Marks) -> Result<Self, Fault> {
+    pub(super) fn of_request<B>(request: &mut Request<B>, marks: Marks) -> Result<Self, Fault> {
         if marks.transfer_encoding {
-            if head.version == Version::HTTP_10 {
+            if request.version() == Version::HTTP_10 {
                 return Err(Fault::Malformed("HTTP/1.0 with Transfer-Encoding"));
             }
-            let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
+            let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
             let chunked = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
             if !codings.next().is_some_and(chunked) || codings.next().is_some() {
                 return Err(Fault::Coding);
@@ -99,7 +111,7 @@ impl Framing {
                 false => Ok(Self::Chunked),
             };
         }
-        match marks.content_length(&mut head.headers) {
+        match marks.settle(request.headers_mut()) {
             Ok(Some(0) | None) => Ok(Self::Empty),
             Ok(Some(length)) => Ok(Self::Length(length)),
             Err(_) => Err(Fault::Malformed("invalid Content-Length")),
@@ -144,7 +156,7 @@ impl Framing {
                 false => Self::UntilClose,
             });
         }
-        Ok(match marks.content_length(headers)? {
+        Ok(match marks.settle(headers)? {
             Some(0) => Self::Empty,
             Some(length) => Self::Length(length),
             None => Self::UntilClose,
@@ -157,16 +169,13 @@ impl Outgoing {
     ///
     /// # Errors
     /// When the head contradicts itself or the body.
-    pub(super) fn of_request<B: Body>(request: &mut Request<B>) -> Result<Self, Error> {
-        let marks = Marks::of(request.headers());
-        let ended = request.body().is_end_stream();
-        if marks.transfer_encoding {
-            if !ended {
-                return Ok(Self::Chunked);
-            }
-            request.headers_mut().remove(TRANSFER_ENCODING);
+    pub(super) fn of_request<B: Body>(head: &Request<()>, body: &B) -> Result<Self, Error> {
+        let marks = Marks::of(head.headers());
+        let ended = body.is_end_stream();
+        if marks.transfer_encoding && !ended {
+            return Ok(Self::Chunked);
         }
-        match marks.content_length(request.headers_mut())? {
+        match marks.content_length(head.headers())? {
             Some(length) if ended && length > 0 => Err(Error::Length("shorter")),
             length => Ok(Self::Length(length.unwrap_or(0))),
         }
@@ -190,7 +199,7 @@ impl Outgoing {
         if bodiless || status == StatusCode::NOT_MODIFIED {
             return Ok(Self::Nothing);
         }
-        let length = marks.content_length(response.headers_mut())?;
+        let length = marks.settle(response.headers_mut())?;
         Ok(match length.or_else(|| response.body().size_hint().exact()) {
             Some(length) => Self::Length(length),
             None if version == Version::HTTP_10 => Self::UntilClose,
@@ -215,7 +224,8 @@ fn is_chunked(headers: &HeaderMap) -> bool {
         .is_some_and(|coding| coding.trim().eq_ignore_ascii_case("chunked"))
 }
 
-fn content_length(headers: &mut HeaderMap) -> Result<Option<u64>, Error> {
+/// The length, and whether it is said several times.
+fn content_length(headers: &HeaderMap) -> Result<Option<(u64, bool)>, Error> {
     let mut values = headers.get_all(CONTENT_LENGTH).iter();
     let Some(first) = values.next() else {
         return Ok(None);
@@ -230,12 +240,7 @@ fn content_length(headers: &mut HeaderMap) -> Result<Option<u64>, Error> {
             several |= found.replace(length).is_some();
         }
     }
-    if let Some(length) = found
-        && several
-    {
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-    }
-    Ok(found)
+    Ok(found.map(|length| (length, several)))
 }
 
 /// The number that these digits are, of which there is at least one.

@@ -6,7 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::{
     Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
-    request, response,
+    response,
 };
 use httparse::{ParserConfig, Status};
 use hyper::ext::ReasonPhrase;
@@ -37,7 +37,7 @@ pub(super) enum Connection {
 }
 
 /// Writes a request's head; its version is taken to be HTTP/1.1.
-pub(super) fn write_request<B>(request: &Request<B>, framing: Outgoing, out: &mut BytesMut) {
+pub(super) fn write_request(request: &Request<()>, framing: Outgoing, out: &mut BytesMut) {
     let uri = request.uri();
     out.put_slice(request.method().as_str().as_bytes());
     out.put_u8(b' ');
@@ -49,12 +49,17 @@ pub(super) fn write_request<B>(request: &Request<B>, framing: Outgoing, out: &mu
         out.put_slice(target.as_bytes());
     }
     out.put_slice(b" HTTP/1.1\r\n");
+    let mut length_said = false;
     for (name, value) in request.headers() {
-        // One of both says where the body ends: two would let an endpoint choose.
-        if framing == Outgoing::Chunked && *name == CONTENT_LENGTH {
-            continue;
+        // Once it is said where the body ends: twice would let an endpoint choose.
+        let needless = match framing {
+            Outgoing::Chunked => *name == CONTENT_LENGTH,
+            _ if *name == CONTENT_LENGTH => std::mem::replace(&mut length_said, true),
+            _ => *name == TRANSFER_ENCODING,
+        };
+        if !needless {
+            write_field(name, value, out);
         }
-        write_field(name, value, out);
     }
     out.put_slice(b"\r\n");
 }
@@ -107,11 +112,12 @@ pub(super) fn write_field(name: &HeaderName, value: &HeaderValue, out: &mut Byte
     out.put_slice(b"\r\n");
 }
 
-/// Takes a request's head off the bytes read; `None`: it is not complete.
+/// Takes a request's head off the bytes read; `None`: it is not complete. It is boxed, since it is moved often, and has
+/// no body yet.
 ///
 /// # Errors
 /// When it is not one, or larger than it may be.
-pub(super) fn parse_request(read: &mut BytesMut) -> Result<Option<request::Parts>, Fault> {
+pub(super) fn parse_request<B: Default>(read: &mut BytesMut) -> Result<Option<Box<Request<B>>>, Fault> {
     let mut headers = [const { MaybeUninit::uninit() }; limits::HEADERS];
     let mut request = httparse::Request::new(&mut []);
     let parsed = ParserConfig::default().parse_request_with_uninit_headers(&mut request, read, &mut headers);
@@ -132,15 +138,16 @@ pub(super) fn parse_request(read: &mut BytesMut) -> Result<Option<request::Parts
     let fields = places(read, request.headers);
     let head = read.split_to(length).freeze();
 
-    let mut parts = Request::new(()).into_parts().0;
-    parts.method = method;
-    parts.version = version;
-    parts.uri = Uri::from_maybe_shared(head.slice(target.clone())).map_err(|_| match target.len() {
-        0..LONGEST_TARGET => Fault::Malformed("invalid target"),
-        _ => Fault::TargetTooLong,
-    })?;
-    parts.headers = fields_of(&head, &fields).map_err(Fault::Malformed)?;
-    Ok(Some(parts))
+    let mut request = Box::new(Request::new(B::default()));
+    *request.method_mut() = method;
+    *request.version_mut() = version;
+    *request.uri_mut() =
+        Uri::from_maybe_shared(head.slice(target.clone())).map_err(|_| match target.len() {
+            0..LONGEST_TARGET => Fault::Malformed("invalid target"),
+            _ => Fault::TargetTooLong,
+        })?;
+    *request.headers_mut() = fields_of(&head, &fields).map_err(Fault::Malformed)?;
+    Ok(Some(request))
 }
 
 /// Takes a response's head off the bytes read; `None`: it is not complete.

@@ -61,11 +61,11 @@ pub fn decode(bytes: &[u8]) -> Result<usize, Error> {
 #[doc(hidden)]
 pub fn decode_request(bytes: &[u8]) -> Result<usize, Fault> {
     let mut read = bytes::BytesMut::from(bytes);
-    let Some(mut head) = head::parse_request(&mut read)? else {
+    let Some(mut request) = head::parse_request::<()>(&mut read)? else {
         return Ok(0);
     };
-    let marks = framing::Marks::of(&head.headers);
-    let framing = framing::Framing::of_request(&mut head, marks)?;
+    let marks = framing::Marks::of(request.headers());
+    let framing = framing::Framing::of_request(&mut request, marks)?;
     take(framing, &mut read).map_err(|_| Fault::Malformed("its body"))
 }
 

@@ -45,15 +45,15 @@ pub(super) struct Sending<B> {
 impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Sending<B> {
     /// # Errors
     /// When the head contradicts itself or the body.
-    pub(super) fn request(mut request: Request<B>) -> Result<Self, Error> {
-        let framing = Outgoing::of_request(&mut request)?;
-        let mut out = room(request.headers(), framing);
-        head::write_request(&request, framing, &mut out);
+    pub(super) fn request(head: &Request<()>, body: B) -> Result<Self, Error> {
+        let framing = Outgoing::of_request(head, &body)?;
+        let mut out = room(head.headers(), framing);
+        head::write_request(head, framing, &mut out);
         let announced = match framing {
-            Outgoing::Chunked => announced(request.headers()),
+            Outgoing::Chunked => announced(head.headers()),
             Outgoing::Nothing | Outgoing::Length(_) | Outgoing::UntilClose => Vec::new(),
         };
-        Ok(Self::new(request.into_body(), framing, announced, out))
+        Ok(Self::new(body, framing, announced, out))
     }
 
     /// Behind `ahead`, which is on its way out already; `trailers`: the client reads them.

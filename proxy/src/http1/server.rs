@@ -1,6 +1,7 @@
 //! The end that answers.
 
 use std::{
+    marker::PhantomData,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -9,9 +10,8 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
+    HeaderValue, Method, Request, Response, StatusCode, Version,
     header::{CONNECTION, CONTENT_LENGTH, EXPECT, TE},
-    request,
 };
 use http_body::Body;
 use parking_lot::Mutex;
@@ -39,10 +39,12 @@ use crate::{
 const DISCARDING: Duration = Duration::from_secs(1);
 
 /// A connection that serves its client's requests when polled, one after the other, until it ends.
-pub struct Serving<T: AsyncRead + AsyncWrite + Unpin, S, R, B> {
+pub struct Serving<T: AsyncRead + AsyncWrite + Unpin, S, Q, R, B> {
     /// `None`: it is over.
     wire: Option<Arc<Mutex<Wire<T>>>>,
     service: S,
+    /// The body that a request has in `service`.
+    request: PhantomData<fn() -> Q>,
     step: Step<R, B>,
     asked: Asked<T>,
     patience: Option<Patience>,
@@ -92,13 +94,14 @@ impl<T> Asked<T> {
         }
     }
 
-    fn of(head: &request::Parts, marks: Marks) -> Self {
+    fn of<Q>(request: &Request<Q>, marks: Marks) -> Self {
+        let headers = request.headers();
         Self {
-            version: head.version,
-            head: head.method == Method::HEAD,
-            connect: head.method == Method::CONNECT,
-            keeps: marks.keep_alive(head.version, &head.headers),
-            trailers: marks.te && head.headers.get(TE).is_some_and(|te| te == "trailers"),
+            version: request.version(),
+            head: request.method() == Method::HEAD,
+            connect: request.method() == Method::CONNECT,
+            keeps: marks.keep_alive(request.version(), headers),
+            trailers: marks.te && headers.get(TE).is_some_and(|te| te == "trailers"),
             upgrade: None,
         }
     }
@@ -135,10 +138,11 @@ impl Patience {
     }
 }
 
-impl<T, S, R, B> Serving<T, S, R, B>
+impl<T, S, Q, R, B> Serving<T, S, Q, R, B>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: FnMut(Result<Request<Option<Upload<T>>>, Fault>) -> R,
+    S: FnMut(Result<Box<Request<Q>>, Fault>) -> R,
+    Q: Default + From<Upload<T>>,
     R: Future<Output = Response<B>> + Unpin,
     B: Body<Data = Bytes, Error = BodyError> + Unpin,
 {
@@ -148,6 +152,7 @@ where
         Self {
             wire: Some(Arc::new(Mutex::new(Wire::new(io, read)))),
             service,
+            request: PhantomData,
             step: Step::Waiting(0),
             asked: Asked::nothing(),
             patience: limit.map(|limit| Patience {
@@ -169,7 +174,7 @@ where
         &mut self,
         cx: &mut Context<'_>,
         seen: usize,
-    ) -> Poll<Result<Option<Result<request::Parts, Fault>>, Error>> {
+    ) -> Poll<Result<Option<Result<Box<Request<Q>>, Fault>>, Error>> {
         let Some(wire) = &self.wire else {
             return Poll::Ready(Ok(None));
         };
@@ -206,26 +211,25 @@ where
         Poll::Pending
     }
 
-    fn begin(&mut self, request: Result<request::Parts, Fault>) {
+    fn begin(&mut self, request: Result<Box<Request<Q>>, Fault>) {
         let Some(wire) = &self.wire else { return };
-        let framed = request.and_then(|mut head| {
-            let marks = Marks::of(&head.headers);
-            Ok((Framing::of_request(&mut head, marks)?, marks, head))
+        let framed = request.and_then(|mut request| {
+            let marks = Marks::of(request.headers());
+            Ok((Framing::of_request(&mut request, marks)?, marks, request))
         });
         let request = match framed {
-            Ok((framing, marks, mut head)) => {
-                self.asked = Asked::of(&head, marks);
+            Ok((framing, marks, mut request)) => {
+                self.asked = Asked::of(&request, marks);
                 if self.asked.connect || marks.upgrade {
                     let (upgrade, on_upgrade) = OnUpgrade::new();
-                    head.extensions.insert(on_upgrade);
+                    request.extensions_mut().insert(on_upgrade);
                     self.asked.upgrade = Some(upgrade);
                 }
-                let body = (framing != Framing::Empty).then(|| {
-                    let expects =
-                        marks.expect && head.version == Version::HTTP_11 && expects_continue(&head.headers);
-                    Upload::begin(wire, framing, expects)
-                });
-                Ok(Request::from_parts(head, body))
+                if framing != Framing::Empty {
+                    let expects = marks.expect && expects_continue(&request);
+                    *request.body_mut() = Upload::begin(wire, framing, expects).into();
+                }
+                Ok(request)
             }
             Err(fault) => {
                 self.asked = Asked::nothing();
@@ -299,10 +303,11 @@ where
     }
 }
 
-impl<T, S, R, B> Future for Serving<T, S, R, B>
+impl<T, S, Q, R, B> Future for Serving<T, S, Q, R, B>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: FnMut(Result<Request<Option<Upload<T>>>, Fault>) -> R + Unpin,
+    S: FnMut(Result<Box<Request<Q>>, Fault>) -> R + Unpin,
+    Q: Default + From<Upload<T>>,
     R: Future<Output = Response<B>> + Unpin,
     B: Body<Data = Bytes, Error = BodyError> + Unpin,
 {
@@ -352,7 +357,7 @@ where
 }
 
 /// Takes the next head off the bytes read; so many of them do not complete one.
-fn next_head(read: &mut BytesMut, seen: usize) -> Result<Option<request::Parts>, Fault> {
+fn next_head<Q: Default>(read: &mut BytesMut, seen: usize) -> Result<Option<Box<Request<Q>>>, Fault> {
     // Some clients end a body with an empty line (RFC 9112 §2.2).
     let blank = read
         .iter()
@@ -367,9 +372,10 @@ fn next_head(read: &mut BytesMut, seen: usize) -> Result<Option<request::Parts>,
     }
 }
 
-fn expects_continue(headers: &HeaderMap) -> bool {
-    let expected = headers.get(EXPECT).map(HeaderValue::as_bytes);
-    expected.is_some_and(|expected| expected.eq_ignore_ascii_case(b"100-continue"))
+fn expects_continue<Q>(request: &Request<Q>) -> bool {
+    let expected = request.headers().get(EXPECT).map(HeaderValue::as_bytes);
+    request.version() == Version::HTTP_11
+        && expected.is_some_and(|expected| expected.eq_ignore_ascii_case(b"100-continue"))
 }
 
 #[cfg(test)]

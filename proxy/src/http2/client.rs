@@ -3,7 +3,7 @@
 use std::{future::poll_fn, sync::Arc, task::Poll};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -26,8 +26,8 @@ pub(crate) struct Client(Arc<Shared>);
 
 /// Why there is no response.
 pub(crate) enum Unanswered<B> {
-    /// Nothing of the request was sent.
-    Unsent(Box<Request<B>>),
+    /// Nothing of the request was sent, of which this is the body.
+    Unsent(B),
     /// Some of it may have been.
     Broken(Error),
     /// The request's own body broke off.
@@ -76,23 +76,26 @@ impl Client {
         self.0.close();
     }
 
-    /// Sends a request, and gives the response as soon as its head is there. What is left of the request's body then
-    /// is sent by a task of its own.
+    /// Sends a request, with one field more perhaps, and gives the response as soon as its head is there. What is left
+    /// of the request's body then is sent by a task of its own.
     ///
     /// # Errors
     /// When there is no response.
-    pub(crate) async fn send<B>(&self, request: Box<Request<B>>) -> Result<Response<Incoming>, Unanswered<B>>
+    pub(crate) async fn send<B>(
+        &self,
+        head: &Request<()>,
+        more: Option<&(HeaderName, HeaderValue)>,
+        body: B,
+    ) -> Result<Response<Incoming>, Unanswered<B>>
     where
         B: Body<Data = Bytes, Error = BodyError> + Unpin + Send + 'static,
     {
-        let bodiless = request.body().is_end_stream();
-        let head = Head::Request(request.method(), request.uri(), request.headers());
-        let begun = self.0.lock().begin(head, bodiless);
+        let bodiless = body.is_end_stream();
+        let begun = self.0.lock().begin(Head::Request(head, more), bodiless);
         let Ok(id) = begun else {
-            return Err(Unanswered::Unsent(request));
+            return Err(Unanswered::Unsent(body));
         };
         let mut incoming = Incoming::new(self.0.clone(), id);
-        let body = request.into_body();
         let mut upload = (!bodiless).then(|| Outgoing::new(Writer::new(self.0.clone(), id), body));
         let head = poll_fn(|cx| {
             if let Some(Poll::Ready(sent)) = upload.as_mut().map(|upload| upload.poll(cx)) {

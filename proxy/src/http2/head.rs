@@ -13,7 +13,8 @@ use super::hpack::{Encoder, Header};
 /// What stands before a message's body, or behind it.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Head<'a> {
-    Request(&'a Method, &'a Uri, &'a HeaderMap),
+    /// With one field more perhaps.
+    Request(&'a Request<()>, Option<&'a (HeaderName, HeaderValue)>),
     /// A request for a tunnel to this authority.
     Connect(&'a str),
     Response(StatusCode, &'a HeaderMap),
@@ -24,10 +25,18 @@ impl Head<'_> {
     pub(super) fn encode(&self, encoder: &mut Encoder, out: &mut BytesMut) {
         encoder.begin(out);
         let headers = match *self {
-            Self::Request(method, uri, headers) => {
-                encoder.method(method, out);
-                encode_target(uri, encoder, out);
-                headers
+            Self::Request(request, more) => {
+                encoder.method(request.method(), out);
+                encode_target(request.uri(), encoder, out);
+                let fields = request.headers().iter();
+                // Where the body ends HTTP/2 says itself.
+                for (name, value) in fields.filter(|(name, _)| **name != TRANSFER_ENCODING) {
+                    encoder.field(name, value, out);
+                }
+                if let Some((name, value)) = more {
+                    encoder.field(name, value, out);
+                }
+                return;
             }
             Self::Connect(authority) => {
                 encoder.method(&Method::CONNECT, out);
@@ -227,7 +236,11 @@ mod tests {
                 .body(())
                 .unwrap();
             let mut out = BytesMut::new();
-            let head = Head::Request(sent.method(), sent.uri(), sent.headers());
+            let more = (HeaderName::from_static("x-b"), HeaderValue::from_static("3"));
+            let mut chunked = sent.clone();
+            let coding = HeaderValue::from_static("chunked");
+            chunked.headers_mut().insert(TRANSFER_ENCODING, coding);
+            let head = Head::Request(&chunked, Some(&more));
             head.encode(&mut Encoder::new(), &mut out);
             let mut fields = Fields::default();
             let mut add = |header| fields.add(header, LIMIT);
@@ -235,7 +248,8 @@ mod tests {
             assert_eq!(outcome, Outcome::Good);
             let came = fields.into_request().unwrap();
             assert_eq!((&came.method, &came.uri), (sent.method(), sent.uri()));
-            assert!(came.headers.iter().eq(sent.headers()));
+            let with_more = sent.headers().iter().chain([(&more.0, &more.1)]);
+            assert!(came.headers.iter().eq(with_more));
         }
     }
 

@@ -73,12 +73,20 @@ async fn send<B>(client: &Client, request: Box<Request<B>>) -> Result<Response<I
 where
     B: http_body::Body<Data = Bytes, Error = BodyError> + Unpin + Send + 'static,
 {
-    match soon(client.send(request)).await {
+    match soon(ask(client, request)).await {
         Ok(response) => Ok(response),
         Err(Unanswered::Broken(error)) => Err(error),
         Err(Unanswered::Unsent(_)) => panic!("unsent"),
         Err(Unanswered::Body(error)) => panic!("{error}"),
     }
+}
+
+async fn ask<B>(client: &Client, request: Box<Request<B>>) -> Result<Response<Incoming>, Unanswered<B>>
+where
+    B: http_body::Body<Data = Bytes, Error = BodyError> + Unpin + Send + 'static,
+{
+    let (head, body) = request.into_parts();
+    client.send(&Request::from_parts(head, ()), None, body).await
 }
 
 /// Sends a request over a client of h2's.

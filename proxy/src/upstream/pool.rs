@@ -116,14 +116,15 @@ impl InFlight {
     pub async fn send_http2(
         self,
         connector: &Connector,
-        request: Box<Request<Body>>,
+        head: &Request<()>,
+        body: Body,
     ) -> Result<Response<Body>, SendError> {
-        if request.method() == Method::CONNECT {
-            Box::pin(self.tunnel(connector, request)).await
+        if head.method() == Method::CONNECT {
+            Box::pin(self.tunnel(connector, head, body)).await
         } else if self.endpoint().carries() {
-            self.send_to_sidecar(connector, request).await
+            self.send_to_sidecar(connector, head, body).await
         } else {
-            Box::pin(self.send_to_anyone(connector, request)).await
+            Box::pin(self.send_to_anyone(connector, head, body)).await
         }
     }
 
@@ -131,7 +132,8 @@ impl InFlight {
     async fn send_to_sidecar(
         mut self,
         connector: &Connector,
-        mut request: Box<Request<Body>>,
+        head: &Request<()>,
+        mut body: Body,
     ) -> Result<Response<Body>, SendError> {
         for _ in 0..=ANOTHER_CONNECTION {
             let ride = match self.ride(connector, Purpose::Shared).await {
@@ -143,23 +145,24 @@ impl InFlight {
                 }
                 Ok(Found::Nothing) => break,
                 Err(error) => {
-                    request.into_body().discard();
+                    body.discard();
                     return Err(error);
                 }
             };
-            (self, request) = match self.send_along(ride, request).await {
+            (self, body) = match self.send_along(ride, head, None, body).await {
                 Ok(response) => return Ok(response),
-                Err(Unsent::Request(in_flight, request)) => (in_flight, request),
+                Err(Unsent::Body(in_flight, body)) => (in_flight, body),
                 Err(Unsent::Never(error)) => return Err(error),
             };
         }
-        Box::pin(self.send_to_anyone(connector, request)).await
+        Box::pin(self.send_to_anyone(connector, head, body)).await
     }
 
     async fn send_to_anyone(
         self,
         connector: &Connector,
-        mut request: Box<Request<Body>>,
+        head: &Request<()>,
+        mut body: Body,
     ) -> Result<Response<Body>, SendError> {
         let mut left = ANOTHER_CONNECTION;
         loop {
@@ -169,22 +172,22 @@ impl InFlight {
                 None => match Box::pin(self.endpoint().http2(connector)).await {
                     Ok(begun) => begun,
                     Err(error) => {
-                        request.into_body().discard();
+                        body.discard();
                         return Err(error);
                     }
                 },
             };
-            match http2::send(sender, &stream, request).await {
+            match http2::send(sender, &stream, head, body).await {
                 Ok(response) => {
                     let lease = self.lease(Connection::Http2(stream));
                     return Ok(response.map(|stream| Body::stream(stream, lease)));
                 }
                 Err(Unanswered::Unsent(unsent, _)) if left > 0 => {
-                    request = unsent;
+                    body = unsent;
                     left -= 1;
                 }
                 Err(Unanswered::Unsent(unsent, error)) => {
-                    unsent.into_body().discard();
+                    unsent.discard();
                     return Err(error.into());
                 }
                 Err(Unanswered::Sent(error)) => return Err(error),
@@ -196,7 +199,8 @@ impl InFlight {
     async fn tunnel(
         self,
         connector: &Connector,
-        request: Box<Request<Body>>,
+        head: &Request<()>,
+        body: Body,
     ) -> Result<Response<Body>, SendError> {
         let open = self.endpoint().room().await;
         let io = connector.connect(self.endpoint(), Purpose::Http).await?.io;
@@ -210,7 +214,7 @@ impl InFlight {
             let _ = connection.await;
             drop(open);
         });
-        let response = sender.send_request(*request).await?;
+        let response = sender.send_request(head.clone().map(|()| body)).await?;
         let lease = self.lease(Connection::Tunnel);
         Ok(response.map(|incoming| Body::tunnelled(incoming, lease)))
     }

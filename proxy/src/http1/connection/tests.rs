@@ -18,6 +18,19 @@ fn link() -> (Box<Link>, DuplexStream) {
     (Box::new(Connection::new(ours)), theirs)
 }
 
+/// Sends a request over a connection.
+fn send<T, B>(
+    connection: Box<Connection<T>>,
+    request: Request<B>,
+) -> impl Future<Output = Result<Response<Incoming<T>>, Error>>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    B: Body<Data = Bytes, Error = BodyError> + Unpin + Send + 'static,
+{
+    let (head, body) = request.into_parts();
+    connection.send(&Request::from_parts(head, ()), body)
+}
+
 fn request(method: Method, fields: &[(&'static str, &'static str)]) -> http::request::Builder {
     let mut builder = Request::builder().method(method).uri("/a?b");
     for (name, value) in fields {
@@ -61,7 +74,7 @@ async fn until(endpoint: &mut DuplexStream, end: &str) -> String {
 /// Sends a request, answers with these bytes and perhaps the end, and gives what came of it.
 async fn exchange(answer: &[u8], end: bool) -> Answer {
     let (connection, mut endpoint) = link();
-    let asked = tokio::spawn(connection.send(get()));
+    let asked = tokio::spawn(send(connection, get()));
     until(&mut endpoint, "\r\n\r\n").await;
     endpoint.write_all(answer).await.unwrap();
     // Closed now, or held open for as long as the test lasts.
@@ -89,7 +102,7 @@ async fn read(response: Response<Incoming<DuplexStream>>) -> Result<(Bytes, Opti
 async fn a_connection_serves_one_request_after_the_other() {
     let (mut connection, mut endpoint) = link();
     for body in ["one", "two"] {
-        let asked = tokio::spawn(connection.send(get()));
+        let asked = tokio::spawn(send(connection, get()));
         let sent = until(&mut endpoint, "\r\n\r\n").await;
         assert_eq!(sent, "GET /a?b HTTP/1.1\r\nhost: x\r\n\r\n");
         let answer = format!("HTTP/1.1 200 Fine\r\nContent-Length: 3\r\nX-Empty:\r\n\r\n{body}");
@@ -116,7 +129,7 @@ async fn a_response_is_the_same_however_it_arrives() {
     let answer = b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\nx-sum: 1\r\n\r\n";
     for cut in 1..answer.len() {
         let (connection, mut endpoint) = link();
-        let asked = tokio::spawn(connection.send(get()));
+        let asked = tokio::spawn(send(connection, get()));
         until(&mut endpoint, "\r\n\r\n").await;
         endpoint.write_all(&answer[..cut]).await.unwrap();
         tokio::task::yield_now().await;
@@ -204,7 +217,7 @@ async fn what_is_not_http_is_refused() {
         assert!(matches!(came, Err(Error::Malformed(_))), "{answer}: {came:?}");
     }
     let (connection, mut endpoint) = link();
-    let asked = tokio::spawn(connection.send(get()));
+    let asked = tokio::spawn(send(connection, get()));
     let _ = endpoint.write_all(long.as_bytes()).await;
     assert!(matches!(asked.await.unwrap(), Err(Error::Malformed(_))));
 }
@@ -218,7 +231,7 @@ async fn a_body_of_unknown_length_is_chunked() {
         ("trailer", "x-sum"),
     ];
     let (frames, request) = post(&fields);
-    let asked = tokio::spawn(connection.send(request));
+    let asked = tokio::spawn(send(connection, request));
     let head = until(&mut endpoint, "\r\n\r\n").await;
     assert!(
         head.contains("transfer-encoding: chunked") && !head.contains("content-length"),
@@ -249,7 +262,7 @@ async fn a_body_is_as_long_as_its_head_says() {
         let (frames, request) = post(&[("content-length", "3")]);
         parts.iter().for_each(|part| frames.data(*part));
         drop(frames);
-        let came = connection.send(request).await;
+        let came = send(connection, request).await;
         assert!(
             matches!(came, Err(Error::Length(said)) if said == length),
             "{came:?}"
@@ -258,7 +271,7 @@ async fn a_body_is_as_long_as_its_head_says() {
     let (connection, _endpoint) = link();
     let empty = request(Method::POST, &[("content-length", "3")]);
     let empty = empty.body(Empty::new().map_err(|never: Infallible| match never {}));
-    let came = connection.send(empty.unwrap()).await;
+    let came = send(connection, empty.unwrap()).await;
     assert!(matches!(came, Err(Error::Length("shorter"))), "{came:?}");
 }
 
@@ -267,7 +280,7 @@ async fn an_early_response_does_not_wait_for_the_request() {
     let (connection, mut endpoint) = link();
     let (frames, request) = post(&[("content-length", "6")]);
     frames.data("abc");
-    let asked = tokio::spawn(connection.send(request));
+    let asked = tokio::spawn(send(connection, request));
     until(&mut endpoint, "abc").await;
     endpoint
         .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
@@ -283,7 +296,7 @@ async fn an_early_response_does_not_wait_for_the_request() {
 async fn a_response_given_up_ends_its_request() {
     let (connection, mut endpoint) = link();
     let (frames, request) = post(&[("content-length", "6")]);
-    let asked = tokio::spawn(connection.send(request));
+    let asked = tokio::spawn(send(connection, request));
     until(&mut endpoint, "\r\n\r\n").await;
     endpoint
         .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n")
@@ -305,7 +318,7 @@ async fn what_an_endpoint_says_before_it_hangs_up_is_heard() {
         .write_all(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\n\r\n")
         .await
         .unwrap();
-    let response = connection.send(get()).await.unwrap();
+    let response = send(connection, get()).await.unwrap();
     assert_eq!(response.status(), 413);
     assert!(response.into_body().take_connection().is_none());
 }
@@ -334,7 +347,7 @@ async fn a_request_that_breaks_off_is_not_completed() {
     frames.data("abc");
     frames.0.unbounded_send(Err(BodyError::Idle)).unwrap();
     assert!(matches!(
-        connection.send(request).await,
+        send(connection, request).await,
         Err(Error::Body(BodyError::Idle))
     ));
     let mut sent = String::new();
@@ -344,7 +357,7 @@ async fn a_request_that_breaks_off_is_not_completed() {
     // Also when the response has begun.
     let (connection, mut endpoint) = link();
     let (frames, request) = post(&[("transfer-encoding", "chunked")]);
-    let asked = tokio::spawn(connection.send(request));
+    let asked = tokio::spawn(send(connection, request));
     until(&mut endpoint, "\r\n\r\n").await;
     endpoint.write_all(b"HTTP/1.1 200 OK\r\n\r\nabc").await.unwrap();
     let mut body = asked.await.unwrap().unwrap().into_body();
@@ -361,7 +374,10 @@ async fn a_connection_that_changes_its_protocol_is_handed_over() {
     let (connection, mut endpoint) = link();
     let wanted = [("connection", "upgrade"), ("upgrade", "echo")];
     let body = Empty::new().map_err(|never: Infallible| match never {});
-    let asked = tokio::spawn(connection.send(request(Method::GET, &wanted).body(body).unwrap()));
+    let asked = tokio::spawn(send(
+        connection,
+        request(Method::GET, &wanted).body(body).unwrap(),
+    ));
     until(&mut endpoint, "\r\n\r\n").await;
     let agreed = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: echo\r\n\r\nfirst";
     endpoint.write_all(agreed).await.unwrap();

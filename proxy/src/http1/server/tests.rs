@@ -10,7 +10,7 @@ use tokio::{
 
 use super::*;
 
-type Asked = Result<Request<Option<Upload<DuplexStream>>>, Fault>;
+type Asked = Result<Box<Request<Option<Upload<DuplexStream>>>>, Fault>;
 type Answer = Response<UnsyncBoxBody<Bytes, BodyError>>;
 type Served = JoinHandle<Result<(), Error>>;
 
@@ -302,7 +302,7 @@ async fn trailers_go_to_clients_that_read_them() {
             send(&frames, "abc");
             let trailers = [("x-sum", "1"), ("x-not-announced", "1")];
             let trailers = trailers.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
-            let trailers = HeaderMap::from_iter(trailers);
+            let trailers = http::HeaderMap::from_iter(trailers);
             frames.unbounded_send(Ok(Frame::trailers(trailers))).unwrap();
             answer
                 .headers_mut()

@@ -97,7 +97,7 @@ async fn no_more_streams_begin_than_are_taken() {
         *counted.lock() += 1;
         pending::<Response<Body>>()
     });
-    let mut sending: Vec<_> = (0..1100).map(|_| Box::pin(client.send(get("/")))).collect();
+    let mut sending: Vec<_> = (0..1100).map(|_| Box::pin(ask(&client, get("/")))).collect();
     let mut unsent = 0;
     for sending in &mut sending {
         unsent += usize::from(futures::poll!(sending).is_ready());

@@ -15,7 +15,7 @@ impl Drop for Dropped {
 async fn who_takes_long_to_answer_is_not_gone() {
     let (client, far) = client();
     spawn(far, |_| pending::<Response<Body>>());
-    let mut sending = Box::pin(client.send(get("/")));
+    let mut sending = Box::pin(ask(&client, get("/")));
     assert!(futures::poll!(&mut sending).is_pending());
     for _ in 0..100 {
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -26,7 +26,7 @@ async fn who_takes_long_to_answer_is_not_gone() {
 #[tokio::test(start_paused = true)]
 async fn who_does_not_answer_any_more_may_be_gone() {
     let (client, mut far) = client();
-    let mut sending = Box::pin(client.send(get("/")));
+    let mut sending = Box::pin(ask(&client, get("/")));
     assert!(futures::poll!(&mut sending).is_pending());
     tokio::time::sleep(Duration::from_millis(3500)).await;
     assert!(client.is_quiet());
@@ -47,7 +47,7 @@ async fn a_request_given_up_ends_its_answer() {
             pending().await
         }
     });
-    let mut sending = Box::pin(client.send(get("/")));
+    let mut sending = Box::pin(ask(&client, get("/")));
     assert!(futures::poll!(&mut sending).is_pending());
     tokio::task::yield_now().await;
     drop(sending);
@@ -221,7 +221,7 @@ async fn a_shutdown_lets_what_has_begun_end() {
         }
     })
     .await;
-    assert!(matches!(client.send(get("/")).await, Err(Unanswered::Unsent(_))));
+    assert!(matches!(ask(&client, get("/")).await, Err(Unanswered::Unsent(_))));
     answer.send(()).unwrap();
     let first = first.await.unwrap();
     assert_eq!(first.into_body().collect().await.unwrap().to_bytes(), "done");

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Request, Response};
+use http::{HeaderName, HeaderValue, Request, Response};
 use parking_lot::Mutex;
 
 use super::{
@@ -266,53 +266,54 @@ impl InFlight {
     pub async fn send_carried(
         self,
         connector: &Connector,
-        mut request: Box<Request<Body>>,
+        head: &Request<()>,
+        body: Body,
     ) -> Result<Response<Body>, SendError> {
         let ride = match self.ride(connector, Purpose::Shared).await {
             Ok(Found::Ride(ride)) => ride,
             Ok(Found::Foreign(io, open)) => {
-                return Box::pin(self.send_over(Http1::new(io, open), request)).await;
+                return Box::pin(self.send_over(Http1::new(io, open), head, body)).await;
             }
-            Ok(Found::Nothing) => return Box::pin(self.send_http1(connector, request, false)).await,
+            Ok(Found::Nothing) => return Box::pin(self.send_http1(connector, head, body, false)).await,
             Err(error) => {
-                request.into_body().discard();
+                body.discard();
                 return Err(error);
             }
         };
-        carried::load(&mut request);
-        match self.send_along(ride, request).await {
+        match self.send_along(ride, head, Some(&carried::MARK), body).await {
             Ok(mut response) => {
                 carried::open(&mut response);
                 Ok(response)
             }
             // The connection was about to end, perhaps with its peer: what comes next must not meet the same.
-            Err(Unsent::Request(in_flight, mut unsent)) => {
-                carried::unload(&mut unsent);
-                Box::pin(in_flight.send_http1(connector, unsent, false)).await
+            Err(Unsent::Body(in_flight, body)) => {
+                Box::pin(in_flight.send_http1(connector, head, body, false)).await
             }
             Err(Unsent::Never(error)) => Err(error),
         }
     }
 
-    /// Sends a request over HTTP/2 on this connection.
+    /// Sends a request over HTTP/2 on this connection, with one field more perhaps.
     ///
     /// # Errors
     /// When there is no response, and with the request where nothing of it was sent.
     pub(super) async fn send_along(
         self,
         ride: Ride,
-        request: Box<Request<Body>>,
+        head: &Request<()>,
+        more: Option<&(HeaderName, HeaderValue)>,
+        body: Body,
     ) -> Result<Response<Body>, Unsent> {
         let Ride { client, load } = ride;
-        match client.send(request).await {
+        match client.send(head, more, body).await {
             Ok(response) => {
                 load.answered(self.endpoint().pool.carriers.now());
                 let lease = self.lease(Connection::Carrier(load));
                 Ok(response.map(|incoming| Body::http2(incoming, Some(lease))))
             }
-            Err(Unanswered::Unsent(request)) => {
+            Err(Unanswered::Unsent(body)) => {
                 client.close();
-                Err(Unsent::Request(self, request))
+                Err(Unsent::Body(self, body))
             }
             Err(Unanswered::Broken(error)) => Err(Unsent::Never(SendError::Carried(error))),
             Err(Unanswered::Body(error)) => Err(Unsent::Never(SendError::Body(error))),
@@ -323,7 +324,7 @@ impl InFlight {
 /// What becomes of a request that has no response.
 pub(super) enum Unsent {
     /// It may be sent over another connection.
-    Request(InFlight, Box<Request<Body>>),
+    Body(InFlight, Body),
     Never(SendError),
 }
 
@@ -356,8 +357,10 @@ mod tests {
         let ride = carriers.share().unwrap();
         let client = ride.client.clone();
         tokio::time::pause();
-        let request = Box::new(Request::new(Body::empty()));
-        tokio::spawn(async move { ride.client.send(request).await.is_ok() });
+        tokio::spawn(async move {
+            let head = Request::new(());
+            ride.client.send(&head, None, Body::empty()).await.is_ok()
+        });
         until(|| client.is_quiet()).await;
         assert!(carriers.share().is_none());
         peer.write_all(b"\0\0\0\x04\0\0\0\0\0").await.unwrap();

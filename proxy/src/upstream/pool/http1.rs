@@ -82,7 +82,8 @@ impl InFlight {
     pub async fn send_http1(
         self,
         connector: &Connector,
-        request: Box<Request<Body>>,
+        head: &Request<()>,
+        body: Body,
         fresh: bool,
     ) -> Result<Response<Body>, SendError> {
         let pooled = (!fresh).then(|| self.endpoint().pool.take()).flatten();
@@ -92,26 +93,27 @@ impl InFlight {
             None => match Box::pin(self.endpoint().http1(connector)).await {
                 Ok(http1) => http1,
                 Err(error) => {
-                    request.into_body().discard();
+                    body.discard();
                     return Err(error);
                 }
             },
         };
-        self.send_over(http1, request).await
+        self.send_over(http1, head, body).await
     }
 
     /// Sends a request over this connection, which is its own until the response was read.
     pub(super) fn send_over(
         self,
         http1: Http1,
-        request: Box<Request<Body>>,
-    ) -> impl Future<Output = Result<Response<Body>, SendError>> {
+        head: &Request<()>,
+        body: Body,
+    ) -> impl Future<Output = Result<Response<Body>, SendError>> + use<> {
         let Http1 {
             connection,
             mut account,
         } = http1;
         account.used = account.used.saturating_add(1);
-        let sending = connection.send(*request);
+        let sending = connection.send(head, body);
         async move {
             let response = sending.await?;
             let lease = self.lease(Connection::Http1(None, Some(account)));

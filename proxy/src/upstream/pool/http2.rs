@@ -121,8 +121,8 @@ impl Stream {
 
 /// Why there is no response.
 pub(super) enum Unanswered {
-    /// Nothing of the request was sent.
-    Unsent(Box<Request<Body>>, h2::Error),
+    /// Nothing of the request was sent, of which this is the body.
+    Unsent(Body, h2::Error),
     /// Some of it may have been.
     Sent(SendError),
 }
@@ -132,15 +132,15 @@ pub(super) enum Unanswered {
 pub(super) async fn send(
     mut sender: SendRequest<Bytes>,
     stream: &Stream,
-    request: Box<Request<Body>>,
+    head: &Request<()>,
+    body: Body,
 ) -> Result<Response<RecvStream>, Unanswered> {
     if let Err(error) = poll_fn(|cx| sender.poll_ready(cx)).await {
         stream.close();
-        return Err(Unanswered::Unsent(request, error));
+        return Err(Unanswered::Unsent(body, error));
     }
-    let (parts, body) = request.into_parts();
     let ended = body.is_end_stream();
-    let begun = sender.send_request(Request::from_parts(parts, ()), ended);
+    let begun = sender.send_request(head.clone(), ended);
     let (mut response, to) = begun.map_err(|error| Unanswered::Sent(error.into()))?;
     drop(sender);
     let mut upload = (!ended).then(|| Upload::new(body, to));

@@ -101,12 +101,12 @@ fn ask_for(endpoint: &Arc<Endpoint>, uri: &'static str, http2: bool) -> JoinHand
     let endpoint = endpoint.clone();
     tokio::spawn(async move {
         let connector = Connector::new(Dialer::default(), &Telemetry::default());
-        let request = Box::new(Request::get(uri).body(Body::empty()).unwrap());
+        let head = Request::get(uri).body(()).unwrap();
         let begun = endpoint.begin()?;
         if http2 {
-            begun.send_http2(&connector, request).await
+            begun.send_http2(&connector, &head, Body::empty()).await
         } else {
-            begun.send_http1(&connector, request, false).await
+            begun.send_http1(&connector, &head, Body::empty(), false).await
         }
     })
 }
