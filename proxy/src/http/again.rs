@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
+use super::headers;
 use crate::{
     retry::Failure,
     upstream::{Another, Endpoint, SendError, Upstream},
@@ -48,7 +49,7 @@ impl Harmless {
 
     /// Takes a sidecar's word out of a response.
     pub(super) fn take(headers: &mut HeaderMap) -> Option<Self> {
-        let word = headers.remove(AGAIN)?;
+        let word = headers::take(headers, &AGAIN)?;
         if word == UNSENT {
             Some(Self::Unsent)
         } else {

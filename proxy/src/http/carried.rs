@@ -12,12 +12,14 @@ use http::{
 };
 use hyper::{body::Body as _, ext::ReasonPhrase};
 
-use super::Body;
+use super::{Body, headers};
 
 /// The private field.
 pub(super) const HTTP1: HeaderName = HeaderName::from_static("x-weir-http1");
 /// Its value in a request: the minor version.
 const ONE: HeaderValue = HeaderValue::from_static("1");
+/// What is put into a request that is ready for HTTP/1 when it is carried. [`unload`] takes it out.
+pub(crate) static MARK: (HeaderName, HeaderValue) = (HTTP1, ONE);
 const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
 
 /// A longer body passes faster on a connection of its own. In bytes.
@@ -43,9 +45,6 @@ pub(super) fn can_carry<B>(request: &Request<B>) -> bool {
         && framed_once
 }
 
-/// What is put into a request that is ready for HTTP/1 when it is carried. [`unload`] takes it out.
-pub(crate) static MARK: (HeaderName, HeaderValue) = (HTTP1, ONE);
-
 /// Makes a carried request the HTTP/1.1 request that it was. One that is not marked, or cannot have been HTTP/1.1,
 /// stays what it is.
 pub(super) fn unload(request: &mut Request<Body>) {
@@ -63,7 +62,7 @@ pub(super) fn unload(request: &mut Request<Body>) {
 
 /// Puts into the response to a carried request what HTTP/2 has no place for.
 pub(super) fn seal(response: &mut Response<Body>) {
-    response.headers_mut().remove(HTTP1);
+    headers::take(response.headers_mut(), &HTTP1);
     let phrase = response.extensions().get::<ReasonPhrase>();
     let phrase = phrase.map(|phrase| HeaderValue::from_bytes(phrase.as_bytes()));
     if let Some(Ok(phrase)) = phrase {
@@ -73,7 +72,7 @@ pub(super) fn seal(response: &mut Response<Body>) {
 
 /// Makes the response to a carried request the one that it was.
 pub(crate) fn open(response: &mut Response<Body>) {
-    let phrase = response.headers_mut().remove(HTTP1);
+    let phrase = headers::take(response.headers_mut(), &HTTP1);
     let phrase = phrase.map(|phrase| ReasonPhrase::try_from(phrase.as_bytes()));
     if let Some(Ok(phrase)) = phrase {
         response.extensions_mut().insert(phrase);

@@ -16,9 +16,16 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 /// the client's own invention.
 const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
+/// Removes a field that is seldom there: to look at the names there are costs less than to look it up.
+pub(super) fn take(headers: &mut HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
+    match headers.keys().any(|there| there == name) {
+        true => headers.remove(name),
+        false => None,
+    }
+}
+
 /// Removes what belongs to one connection only. `TE: trailers`, which gRPC needs, goes through.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    // To look at the names there are costs less than to look up those that seldom are.
     let (mut found, mut te) = (false, false);
     for name in headers.keys() {
         te |= *name == TE;
@@ -123,7 +130,7 @@ pub(super) fn to_http1(request: &mut Request<Body>) {
     let from = request.version();
     *request.version_mut() = Version::HTTP_11;
     // The client was sent `100 Continue` as soon as its body was wanted, so the endpoint is asked for none.
-    request.headers_mut().remove(EXPECT);
+    take(request.headers_mut(), &EXPECT);
     if request.method() == Method::CONNECT {
         return;
     }
@@ -149,7 +156,7 @@ pub(super) fn to_http1(request: &mut Request<Body>) {
 /// Makes a request ready for an HTTP/2 connection: absolute form, no `Host`.
 pub(super) fn to_http2(request: &mut Request<Body>) {
     *request.version_mut() = Version::HTTP_2;
-    request.headers_mut().remove(EXPECT);
+    take(request.headers_mut(), &EXPECT);
     let host = request.headers_mut().remove(HOST);
     if request.uri().authority().is_some() && request.uri().scheme().is_some() {
         return;

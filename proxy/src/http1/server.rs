@@ -38,6 +38,9 @@ use crate::{
 /// answer.
 const DISCARDING: Duration = Duration::from_secs(1);
 
+/// A request, or what came in its place.
+type Came<Q> = Result<Box<Request<Q>>, Fault>;
+
 /// A connection that serves its client's requests when polled, one after the other, until it ends.
 pub struct Serving<T: AsyncRead + AsyncWrite + Unpin, S, Q, R, B> {
     /// `None`: it is over.
@@ -141,7 +144,7 @@ impl Patience {
 impl<T, S, Q, R, B> Serving<T, S, Q, R, B>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: FnMut(Result<Box<Request<Q>>, Fault>) -> R,
+    S: FnMut(Came<Q>) -> R,
     Q: Default + From<Upload<T>>,
     R: Future<Output = Response<B>> + Unpin,
     B: Body<Data = Bytes, Error = BodyError> + Unpin,
@@ -170,11 +173,7 @@ where
     }
 
     /// The next request, or what came in its place; `None`: the client is done.
-    fn poll_request(
-        &mut self,
-        cx: &mut Context<'_>,
-        seen: usize,
-    ) -> Poll<Result<Option<Result<Box<Request<Q>>, Fault>>, Error>> {
+    fn poll_request(&mut self, cx: &mut Context<'_>, seen: usize) -> Poll<Result<Option<Came<Q>>, Error>> {
         let Some(wire) = &self.wire else {
             return Poll::Ready(Ok(None));
         };
@@ -211,7 +210,7 @@ where
         Poll::Pending
     }
 
-    fn begin(&mut self, request: Result<Box<Request<Q>>, Fault>) {
+    fn begin(&mut self, request: Came<Q>) {
         let Some(wire) = &self.wire else { return };
         let framed = request.and_then(|mut request| {
             let marks = Marks::of(request.headers());
@@ -306,7 +305,7 @@ where
 impl<T, S, Q, R, B> Future for Serving<T, S, Q, R, B>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: FnMut(Result<Box<Request<Q>>, Fault>) -> R + Unpin,
+    S: FnMut(Came<Q>) -> R + Unpin,
     Q: Default + From<Upload<T>>,
     R: Future<Output = Response<B>> + Unpin,
     B: Body<Data = Bytes, Error = BodyError> + Unpin,

@@ -17,7 +17,8 @@ pub fn ambiguity(request: &Request<'_>) -> Option<&'static str> {
     if climbs(request.path()) {
         return Some("its path has a \"..\" segment");
     }
-    if request.headers.get_all(HOST).iter().nth(1).is_some() {
+    let repeats = request.headers.len() > request.headers.keys_len();
+    if repeats && request.headers.get_all(HOST).iter().nth(1).is_some() {
         return Some("it has more than one Host header");
     }
     names_fields(request).then_some("its Connection header names a field that is not about the connection")
