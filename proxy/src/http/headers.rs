@@ -96,6 +96,10 @@ pub(super) fn wanted_upgrade(request: &Request<Body>) -> Option<String> {
     if request.method() == Method::CONNECT {
         return Some("connect".to_owned());
     }
+    // Of HTTP/1.0 the field means nothing (RFC 9110 §7.8).
+    if request.version() == Version::HTTP_10 {
+        return None;
+    }
     let wanted = request.headers().get(UPGRADE)?.to_str().ok()?;
     let connection = request.headers().get_all(CONNECTION).iter();
     let asked = connection
@@ -205,6 +209,20 @@ mod tests {
         assert!(!headers.contains_key("x-forwarded-client-cert"));
         assert!(headers.contains_key("x-other"));
     }
+
+    #[test]
+    fn an_old_client_changes_no_protocol() {
+        let mut request = Request::new(Body::empty());
+        for (name, value) in [(CONNECTION, "upgrade"), (UPGRADE, "websocket")] {
+            request
+                .headers_mut()
+                .insert(name, HeaderValue::from_static(value));
+        }
+        assert_eq!(wanted_upgrade(&request).as_deref(), Some("websocket"));
+        *request.version_mut() = Version::HTTP_10;
+        assert_eq!(wanted_upgrade(&request), None);
+    }
+
     #[test]
     fn what_belongs_to_a_connection_goes_no_further() {
         let mut headers = HeaderMap::new();

@@ -21,9 +21,9 @@ const LONGEST_TARGET: usize = u16::MAX as usize - 1;
 /// Where a name and its value stand in the bytes of a head.
 type Field = (Range<usize>, Range<usize>);
 
-/// What a response says of its connection, beside what stands in its own fields.
+/// What a response says of what comes after it, beside its own fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Connection {
+pub(super) enum After {
     /// Nothing: HTTP/1.1 goes on.
     Kept,
     /// That an HTTP/1.0 client may go on.
@@ -65,13 +65,8 @@ pub(super) fn write_request(request: &Request<()>, framing: Outgoing, out: &mut 
 }
 
 /// Writes a response's head; its own fields say nothing of the connection, unless that switches.
-pub(super) fn write_response(
-    head: &response::Parts,
-    framing: Outgoing,
-    connection: Connection,
-    out: &mut BytesMut,
-) {
-    let old = matches!(connection, Connection::KeptOld | Connection::EndsOld);
+pub(super) fn write_response(head: &response::Parts, framing: Outgoing, after: After, out: &mut BytesMut) {
+    let old = matches!(after, After::KeptOld | After::EndsOld);
     out.put_slice(if old { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
     out.put_slice(head.status.as_str().as_bytes());
     out.put_u8(b' ');
@@ -82,7 +77,7 @@ pub(super) fn write_response(
     out.put_slice(b"\r\n");
     let mut length_said = false;
     for (name, value) in &head.headers {
-        if *name == TRANSFER_ENCODING && connection != Connection::Switches {
+        if *name == TRANSFER_ENCODING && after != After::Switches {
             continue;
         }
         length_said |= *name == CONTENT_LENGTH;
@@ -96,10 +91,10 @@ pub(super) fn write_response(
         }
         Outgoing::Length(_) | Outgoing::Nothing | Outgoing::UntilClose => {}
     }
-    out.extend_from_slice(match connection {
-        Connection::Kept | Connection::EndsOld | Connection::Switches => b"\r\n",
-        Connection::KeptOld => b"connection: keep-alive\r\n\r\n",
-        Connection::Ends => b"connection: close\r\n\r\n",
+    out.extend_from_slice(match after {
+        After::Kept | After::EndsOld | After::Switches => b"\r\n",
+        After::KeptOld => b"connection: keep-alive\r\n\r\n",
+        After::Ends => b"connection: close\r\n\r\n",
     });
 }
 

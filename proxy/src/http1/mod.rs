@@ -14,6 +14,7 @@ mod receiving;
 mod sending;
 mod server;
 mod upload;
+mod wire;
 
 pub use connection::Connection;
 pub use fault::Fault;

@@ -15,7 +15,7 @@ use tokio::io::AsyncWrite;
 use super::{
     Error,
     framing::Outgoing,
-    head::{self, Connection},
+    head::{self, After},
 };
 use crate::http::BodyError;
 
@@ -60,14 +60,14 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Sending<B> {
     pub(super) fn response(
         response: Response<B>,
         framing: Outgoing,
-        connection: Connection,
+        after: After,
         trailers: bool,
         ahead: &[u8],
     ) -> Self {
         let mut out = room(response.headers(), framing);
         out.put_slice(ahead);
         let (head, body) = response.into_parts();
-        head::write_response(&head, framing, connection, &mut out);
+        head::write_response(&head, framing, after, &mut out);
         let announced = match framing {
             Outgoing::Chunked if trailers => announced(&head.headers),
             _ => Vec::new(),

@@ -24,10 +24,11 @@ use tokio::{
 use super::{
     Error, Fault, Switched,
     framing::{Framing, Marks, Outgoing},
-    head::{self, Connection},
+    head::{self, After},
     receiving::poll_head,
     sending::Sending,
-    upload::{OnUpgrade, Upload, Wire, Writer},
+    upload::{OnUpgrade, Upload},
+    wire::{Wire, Writer},
 };
 use crate::{
     http::{BodyError, limits},
@@ -115,28 +116,31 @@ impl<T> Asked<T> {
     }
 }
 
-/// How long a client may take for a head, from the head's first byte or the connection's begin.
+/// How long a client may take for a head, the pause before it included.
 struct Patience {
     limit: Duration,
-    since: Option<Instant>,
+    since: Instant,
     timer: Pin<Box<Sleep>>,
 }
 
 impl Patience {
-    /// Ready when a head is late; `begun`: some of it is there. The timer is not touched by those that come in time.
-    fn poll(&mut self, cx: &mut Context<'_>, begun: bool) -> Poll<()> {
-        if begun && self.since.is_none() {
-            self.since = Some(Instant::now());
+    fn new(limit: Duration) -> Self {
+        Self {
+            limit,
+            since: Instant::now(),
+            timer: Box::pin(sleep(limit)),
         }
-        let Some(since) = self.since else {
-            return Poll::Pending;
-        };
+    }
+
+    /// Ready when a head is late. The timer is not touched by those that come in time.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let deadline = self.since + self.limit;
         loop {
             ready!(self.timer.as_mut().poll(cx));
-            if self.timer.deadline() >= since + self.limit {
+            if self.timer.deadline() >= deadline {
                 return Poll::Ready(());
             }
-            self.timer.as_mut().reset(since + self.limit);
+            self.timer.as_mut().reset(deadline);
         }
     }
 }
@@ -158,11 +162,7 @@ where
             request: PhantomData,
             step: Step::Waiting(0),
             asked: Asked::nothing(),
-            patience: limit.map(|limit| Patience {
-                limit,
-                since: Some(Instant::now()),
-                timer: Box::pin(sleep(limit)),
-            }),
+            patience: limit.map(Patience::new),
             last: false,
         }
     }
@@ -170,6 +170,13 @@ where
     /// Takes nothing more; the connection ends with the answer to what has begun.
     pub fn graceful_shutdown(&mut self) {
         self.last = true;
+    }
+
+    fn wait(&mut self) -> Step<R, B> {
+        if let Some(patience) = &mut self.patience {
+            patience.since = Instant::now();
+        }
+        Step::Waiting(0)
     }
 
     /// The next request, or what came in its place; `None`: the client is done.
@@ -184,9 +191,6 @@ where
                 if wire.read.is_empty() {
                     // The head's bytes are the fields' now.
                     wire.read = BytesMut::new();
-                }
-                if let Some(patience) = &mut self.patience {
-                    patience.since = None;
                 }
                 return Poll::Ready(Ok(Some(head)));
             }
@@ -203,7 +207,7 @@ where
         }
         self.step = Step::Waiting(seen);
         if let Some(patience) = &mut self.patience {
-            ready!(patience.poll(cx, seen > 0));
+            ready!(patience.poll(cx));
             let nothing = seen == 0;
             return Poll::Ready(Ok((!nothing).then_some(Err(Fault::TooSlow))));
         }
@@ -246,8 +250,10 @@ where
         let asked = &mut self.asked;
         let switches = asked.switches(response.status());
         // A client that was not told to go on may send the body or not.
-        asked.keeps &=
-            !self.last && ahead.is_some() && marks.keep_alive(Version::HTTP_11, response.headers());
+        asked.keeps &= !switches
+            && !self.last
+            && ahead.is_some()
+            && marks.keep_alive(Version::HTTP_11, response.headers());
         if switches {
             response.headers_mut().remove(CONTENT_LENGTH);
         } else {
@@ -258,15 +264,15 @@ where
         }
         let framing = Outgoing::of_response(&mut response, marks, asked.version, asked.head || switches)?;
         asked.keeps &= framing != Outgoing::UntilClose;
-        let connection = match (asked.version, asked.keeps) {
-            _ if switches => Connection::Switches,
-            (Version::HTTP_10, true) => Connection::KeptOld,
-            (Version::HTTP_10, false) => Connection::EndsOld,
-            (_, true) => Connection::Kept,
-            (_, false) => Connection::Ends,
+        let after = match (asked.version, asked.keeps) {
+            _ if switches => After::Switches,
+            (Version::HTTP_10, true) => After::KeptOld,
+            (Version::HTTP_10, false) => After::EndsOld,
+            (_, true) => After::Kept,
+            (_, false) => After::Ends,
         };
         let ahead = ahead.unwrap_or_default();
-        let sending = Sending::response(response, framing, connection, asked.trailers, ahead);
+        let sending = Sending::response(response, framing, after, asked.trailers, ahead);
         self.step = Step::Writing(Box::new(sending));
         Ok(())
     }
@@ -341,7 +347,7 @@ where
                 }
                 Step::Finishing(_) => {
                     serving.step = match ready!(serving.poll_finish(cx))? {
-                        true => Step::Waiting(0),
+                        true => serving.wait(),
                         false => Step::Closing,
                     };
                 }
@@ -358,11 +364,9 @@ where
 /// Takes the next head off the bytes read; so many of them do not complete one.
 fn next_head<Q: Default>(read: &mut BytesMut, seen: usize) -> Result<Option<Box<Request<Q>>>, Fault> {
     // Some clients end a body with an empty line (RFC 9112 §2.2).
-    let blank = read
-        .iter()
-        .take_while(|byte| matches!(byte, b'\r' | b'\n'))
-        .count();
-    read.advance(blank);
+    while let Some(line) = [&b"\r\n"[..], b"\n"].iter().find(|line| read.starts_with(line)) {
+        read.advance(line.len());
+    }
     // A head ends with a line: it is looked at once for each, however few bytes come at a time.
     let line = read.get(seen..).is_some_and(|new| new.contains(&b'\n'));
     match line || read.len() >= limits::HEADER_BYTES {
