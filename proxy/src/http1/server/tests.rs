@@ -6,6 +6,7 @@ use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::UnsyncBoxBod
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
     task::JoinHandle,
+    time::timeout,
 };
 
 use super::*;
@@ -79,20 +80,27 @@ fn send(frames: &Frames, data: &'static str) {
     frames.unbounded_send(Ok(Frame::data(data.into()))).unwrap();
 }
 
+/// Fails a test that waits for ever.
+async fn soon<F: Future>(future: F) -> F::Output {
+    let limit = Duration::from_secs(10);
+    timeout(limit, future)
+        .await
+        .expect("it should have happened by now")
+}
+
 /// What the client was sent, up to `end`.
 async fn until(client: &mut DuplexStream, end: &str) -> String {
     let mut sent = Vec::new();
     while !sent.ends_with(end.as_bytes()) {
-        sent.push(client.read_u8().await.unwrap_or_else(|error| {
-            panic!("{error} after {:?}", String::from_utf8_lossy(&sent));
-        }));
+        let byte = soon(client.read_u8()).await;
+        sent.push(byte.unwrap_or_else(|error| panic!("{error} after {:?}", String::from_utf8_lossy(&sent))));
     }
     String::from_utf8(sent).unwrap()
 }
 
-async fn rest(client: &mut DuplexStream) -> String {
+async fn rest<R: AsyncRead + Unpin>(client: &mut R) -> String {
     let mut sent = String::new();
-    client.read_to_string(&mut sent).await.unwrap();
+    soon(client.read_to_string(&mut sent)).await.unwrap();
     sent
 }
 
@@ -130,7 +138,7 @@ async fn a_request_is_the_same_however_it_arrives() {
         );
         until(&mut client, "GET /a no body").await;
         drop(client);
-        served.await.unwrap().unwrap();
+        soon(served).await.unwrap().unwrap();
     }
 }
 
@@ -165,8 +173,7 @@ async fn what_may_be_read_two_ways_is_refused_and_ends_the_connection() {
         let asked = [asked.as_bytes(), GET].concat();
         let (mut read, mut write) = tokio::io::split(client);
         let writing = tokio::spawn(async move { write.write_all(&asked).await });
-        let mut answer = String::new();
-        read.read_to_string(&mut answer).await.unwrap();
+        let answer = rest(&mut read).await;
         let line = format!("HTTP/1.1 {status} ");
         assert!(answer.starts_with(&line), "{fields:?}: {answer}");
         assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
@@ -176,7 +183,7 @@ async fn what_may_be_read_two_ways_is_refused_and_ends_the_connection() {
         );
         let _ = writing.await.unwrap();
         drop(read);
-        served.await.unwrap().unwrap();
+        soon(served).await.unwrap().unwrap();
     }
     for (asked, status) in [
         ("GET / HTTP/2.0\r\n\r\n", 505),
@@ -230,7 +237,7 @@ async fn a_body_that_breaks_off_is_an_error() {
     let (mut client, served) = serve(None, echo);
     client.write_all(b"GET / HTT").await.unwrap();
     drop(client);
-    assert!(matches!(served.await.unwrap(), Err(Error::Closed)));
+    assert!(matches!(soon(served).await.unwrap(), Err(Error::Closed)));
 }
 
 #[tokio::test]
@@ -321,7 +328,7 @@ async fn an_old_client_is_answered_as_it_understands() {
         .await
         .unwrap();
     assert_eq!(rest(&mut client).await, "HTTP/1.0 200 OK\r\n\r\nall");
-    served.await.unwrap().unwrap();
+    soon(served).await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -335,7 +342,10 @@ async fn a_response_that_breaks_off_is_not_completed() {
     client.write_all(GET).await.unwrap();
     let answer = rest(&mut client).await;
     assert!(!answer.contains("0\r\n\r\n"), "{answer}");
-    assert!(matches!(served.await.unwrap(), Err(Error::Body(BodyError::Idle))));
+    assert!(matches!(
+        soon(served).await.unwrap(),
+        Err(Error::Body(BodyError::Idle))
+    ));
 }
 
 /// To close a connection on bytes that are still coming would cost the client the answer.
