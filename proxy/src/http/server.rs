@@ -160,3 +160,37 @@ fn http2_builder() -> http2_server::Builder<TokioExecutor> {
         .auto_date_header(false);
     builder
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, future::pending};
+
+    use futures::future;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_let_in_no_more_may_finish_for_a_moment() {
+        let connection = future::pending::<Result<(), Infallible>>();
+        let shut = Cell::new(0);
+        let began = Instant::now();
+        let withdrawn = async { tokio::time::sleep(LAST_WORD).await };
+        let done = finish(connection, future::ready(()), withdrawn, |_| {
+            shut.set(shut.get() + 1)
+        });
+        done.await.unwrap();
+        assert_eq!((shut.get(), began.elapsed()), (2, LAST_WORD * 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_begun_is_finished_in_a_shutdown() {
+        let connection = Box::pin(async {
+            tokio::time::sleep(LAST_WORD * 10).await;
+            Err("broken")
+        });
+        let shut = Cell::new(false);
+        let done = finish(connection, future::ready(()), pending(), |_| shut.set(true)).await;
+        assert_eq!((done, shut.get()), (Err("broken"), true));
+    }
+}

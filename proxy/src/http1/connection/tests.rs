@@ -256,6 +256,27 @@ async fn a_body_of_unknown_length_is_chunked() {
 }
 
 #[tokio::test]
+async fn where_a_body_ends_is_said_once() {
+    let (connection, mut endpoint) = link();
+    let twice = [("content-length", "3"), ("content-length", "3"), ("host", "x")];
+    let (frames, twice) = post(&twice);
+    frames.data("abc");
+    let _asked = tokio::spawn(send(connection, twice));
+    let sent = until(&mut endpoint, "abc").await;
+    assert_eq!(
+        sent,
+        "POST /a?b HTTP/1.1\r\ncontent-length: 3\r\nhost: x\r\n\r\nabc"
+    );
+
+    let (connection, mut endpoint) = link();
+    let empty = request(Method::GET, &[("transfer-encoding", "chunked"), ("host", "x")]);
+    let empty = empty.body(Empty::new().map_err(|never: Infallible| match never {}));
+    let _asked = tokio::spawn(send(connection, empty.unwrap()));
+    let sent = until(&mut endpoint, "\r\n\r\n").await;
+    assert_eq!(sent, "GET /a?b HTTP/1.1\r\nhost: x\r\n\r\n");
+}
+
+#[tokio::test]
 async fn a_body_is_as_long_as_its_head_says() {
     for (parts, length) in [(&["ab", "cd"][..], "longer"), (&["ab"], "shorter")] {
         let (connection, _endpoint) = link();
