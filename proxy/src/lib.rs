@@ -8,9 +8,11 @@
 //! **Outbound** (`outbound`): [`accept`] → original destination → the listener of that address, fetched on
 //! demand ([`xds`]); unknown: pass through or refuse, as the `outbound` listener says → peek once, skipped
 //! when the protocol is declared → route match and weighted split (`route`) → balance (`balance`) →
-//! mTLS pinned to the endpoint's identity → pool or copy (`upstream`). HTTP/1 is spoken by [`http1`] there; under
-//! load it rides on HTTP/2 to other sidecars (`http::carried`), which [`http2`] speaks with them for gRPC too, and so do
-//! opaque connections ([`tunnels`]). What met no application, since the pod is about to end, is sent to another pod (`http::again`).
+//! mTLS pinned to the endpoint's identity → pool or copy (`upstream`). What met no application, since the pod is
+//! about to end, is sent to another pod (`http::again`).
+//!
+//! HTTP/1 is spoken by [`http1`], with clients and endpoints. Under load it rides on HTTP/2 to other sidecars
+//! (`http::carried`), which [`http2`] speaks with them for gRPC too, and so do opaque connections ([`tunnels`]).
 //!
 //! State reaches connections as immutable snapshots of [`model`]; decisions are pure functions; `http::rescue`
 //! is the only writer of responses that the proxy makes itself, and each carries a reason that is also the

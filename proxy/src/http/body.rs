@@ -3,7 +3,6 @@
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -13,17 +12,13 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
-use super::{flow::Watch, repeat::Repeated};
+use super::{flow::Watch, limits, repeat::Repeated};
 use crate::{
     http1::{self, Switched},
     http2,
     telemetry::Measured,
     upstream::Lease,
 };
-
-/// Most bytes, and the longest time, that a body no one wants is read for.
-const DISCARDED: usize = 256 * 1024;
-const DISCARDING: Duration = Duration::from_secs(1);
 
 /// A body. Frames pass through as they come: nothing is collected, trailers included. It is small, since messages are
 /// moved many times on their way; `None` is nothing.
@@ -161,18 +156,17 @@ impl Body {
         self.inner().measured = Some(measured);
     }
 
-    /// Reads and drops a body that no one wants, for a moment: to close a connection on what it still brings would
-    /// cost its client the answer.
+    /// Reads and drops a body that no one wants, for a moment.
     pub fn discard(self) {
         if let Some(inner) = self.0
             && let Kind::Incoming(mut incoming) = inner.kind
             && !incoming.is_end_stream()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            runtime.spawn(timeout(DISCARDING, async move {
+            runtime.spawn(timeout(limits::DISCARDING, async move {
                 let mut bytes = 0;
                 while let Some(Ok(frame)) = incoming.frame().await
-                    && bytes < DISCARDED
+                    && bytes < limits::DISCARDED_BYTES
                 {
                     bytes += frame.data_ref().map_or(0, Bytes::len);
                 }

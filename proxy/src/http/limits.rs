@@ -1,5 +1,7 @@
 //! What HTTP connections may use.
 
+use std::time::Duration;
+
 /// Largest HTTP/1 request header, in bytes; beyond, the client gets 431. Above Envoy's default of 60 KiB.
 pub const HEADER_BYTES: usize = 68 * 1024;
 /// Largest HTTP/1 response header, in bytes.
@@ -10,6 +12,11 @@ pub const HEADER_LIST_BYTES: u32 = 80 * 1024;
 pub const RESPONSE_HEADER_LIST_BYTES: u32 = 448 * 1024;
 /// Most HTTP/1 header fields.
 pub const HEADERS: usize = 256;
+/// Most bytes that a request's body is read for that no one wants: to close a connection on what it still brings would
+/// cost its client the answer.
+pub const DISCARDED_BYTES: usize = 256 * 1024;
+/// The longest time for the same.
+pub const DISCARDING: Duration = Duration::from_secs(1);
 /// HTTP/2 flow-control window of a stream.
 pub const STREAM_WINDOW: u32 = 256 * 1024;
 /// HTTP/2 flow-control window of a connection: large beside a stream's, so that a slow one does not stop the rest.

@@ -15,8 +15,8 @@ use smallvec::SmallVec;
 use super::{Error, Fault, framing::Outgoing};
 use crate::http::limits;
 
-/// What a longer target than `http` takes is refused for.
-const LONGEST_TARGET: usize = u16::MAX as usize - 1;
+/// Bytes of the first target that is too long for `http`.
+const TOO_LONG: usize = u16::MAX as usize - 1;
 
 /// Where a name and its value stand in the bytes of a head.
 type Field = (Range<usize>, Range<usize>);
@@ -138,7 +138,7 @@ pub(super) fn parse_request<B: Default>(read: &mut BytesMut) -> Result<Option<Bo
     *request.version_mut() = version;
     *request.uri_mut() =
         Uri::from_maybe_shared(head.slice(target.clone())).map_err(|_| match target.len() {
-            0..LONGEST_TARGET => Fault::Malformed("invalid target"),
+            0..TOO_LONG => Fault::Malformed("invalid target"),
             _ => Fault::TargetTooLong,
         })?;
     *request.headers_mut() = fields_of(&head, &fields).map_err(Fault::Malformed)?;

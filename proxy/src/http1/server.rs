@@ -35,10 +35,6 @@ use crate::{
     net::Replay,
 };
 
-/// How long a body that no one wants is read: to close a connection on what it still brings would cost its client the
-/// answer.
-const DISCARDING: Duration = Duration::from_secs(1);
-
 /// A request, or what came in its place.
 type Came<Q> = Result<Box<Request<Q>>, Fault>;
 
@@ -300,7 +296,9 @@ where
             return Poll::Ready(Ok(complete && self.asked.keeps));
         }
         if !wire.is_held() {
-            let limit = finishing.limit.get_or_insert_with(|| Box::pin(sleep(DISCARDING)));
+            let limit = finishing
+                .limit
+                .get_or_insert_with(|| Box::pin(sleep(limits::DISCARDING)));
             ready!(limit.as_mut().poll(cx));
             return Poll::Ready(Ok(false));
         }

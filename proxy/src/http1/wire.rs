@@ -12,11 +12,10 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Error, framing::Framing, receiving::Receiving};
+use crate::http::limits;
 
 /// What a client that expects it waits for before it sends a body.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-/// Most bytes that a body no one wants is read for.
-const DISCARDED: usize = 256 * 1024;
 
 /// A client's connection, which one task reads a request's body from while another may write the response.
 pub(super) struct Wire<T> {
@@ -96,7 +95,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Wire<T> {
             self.server = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        while self.discarded < DISCARDED {
+        while self.discarded < limits::DISCARDED_BYTES {
             match ready!(self.receiving.poll(cx, &mut self.io, &mut self.read)) {
                 Ok(Some(frame)) => self.discarded += frame.data_ref().map_or(0, Bytes::len),
                 Ok(None) => return Poll::Ready(self.receiving.is_complete()),

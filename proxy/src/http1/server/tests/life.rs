@@ -83,7 +83,7 @@ async fn a_body_that_no_one_wants_and_that_does_not_come_is_not_waited_for() {
     until(&mut client, "refused").await;
     let began = Instant::now();
     soon(served).await.unwrap().unwrap();
-    assert_eq!(began.elapsed().as_secs(), DISCARDING.as_secs());
+    assert_eq!(began.elapsed().as_secs(), limits::DISCARDING.as_secs());
 }
 
 #[tokio::test]
