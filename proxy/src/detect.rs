@@ -63,16 +63,16 @@ fn http(bytes: &[u8]) -> Detected {
         Some(_) => return Detected::Opaque,
     }
     let rest = &bytes[method + 1..];
-    let Some(end) = rest.iter().position(|byte| *byte == b'\n') else {
-        let plausible =
-            rest.len() < LONGEST_REQUEST_LINE && !rest.iter().any(|byte| *byte < b' ' && *byte != b'\r');
-        return if plausible {
-            Detected::NeedMore
-        } else {
-            Detected::Opaque
-        };
-    };
-    let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
+    let end = rest.iter().position(|byte| *byte == b'\n');
+    let line = &rest[..end.unwrap_or(rest.len())];
+    // Looked at before its end too: the verdict must not depend on how the bytes arrive.
+    if line.len() >= LONGEST_REQUEST_LINE || line.iter().any(|byte| *byte < b' ' && *byte != b'\r') {
+        return Detected::Opaque;
+    }
+    if end.is_none() {
+        return Detected::NeedMore;
+    }
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
     let version = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
     if line.len() > version.len() && version.starts_with(b"HTTP/1.") {
         Detected::Http1

@@ -81,6 +81,28 @@ fn other_protocols_are_opaque_at_once() {
 }
 
 #[test]
+fn a_verdict_does_not_depend_on_how_the_bytes_arrive() {
+    let long = [b"GET /", &[b'a'; LONGEST_REQUEST_LINE][..], b" HTTP/1.1\r\n"].concat();
+    for bytes in [
+        &b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"[..],
+        b"PRI * x\x17 HTTP/1.1\r\n",
+        b"GET /\t HTTP/1.1\n",
+        b"GET /\r HTTP/1.1\n",
+        &long,
+    ] {
+        let whole = detect(bytes);
+        let ends = (0..bytes.len().min(64)).chain(bytes.len().saturating_sub(64)..bytes.len());
+        for end in ends {
+            let part = detect(&bytes[..end]);
+            assert!(
+                part == Detected::NeedMore || part == whole,
+                "{part:?} became {whole:?}"
+            );
+        }
+    }
+}
+
+#[test]
 fn no_input_makes_it_panic() {
     let whole = client_hello("a.example", &["osm"], 16_384);
     for position in 0..whole.len() {
