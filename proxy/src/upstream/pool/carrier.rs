@@ -296,7 +296,7 @@ impl InFlight {
     /// Sends a request over HTTP/2 on this connection, with one field more perhaps.
     ///
     /// # Errors
-    /// When there is no response, and with the request where nothing of it was sent.
+    /// When there is no response, and with the request's body where nothing of it was sent.
     pub(super) async fn send_along(
         self,
         ride: Ride,
