@@ -7,7 +7,8 @@ use super::{
     Error,
     frame::{self, Frame},
     head::{Fields, content_length},
-    state::{LARGEST_WINDOW, State, length},
+    state::{LARGEST_WINDOW, State},
+    window,
 };
 
 impl State {
@@ -25,8 +26,7 @@ impl State {
         let octets = frame.payload.len();
         frame.strip()?;
         self.not_idle(id)?;
-        self.receive_window -= length(octets);
-        if self.receive_window < 0 {
+        if !self.window.take(octets) {
             return Err(Error::Protocol(
                 Reason::FLOW_CONTROL_ERROR,
                 "it sends beyond the connection's window",
@@ -36,8 +36,11 @@ impl State {
             self.release(id, octets);
             return Ok(());
         };
-        stream.receive_window -= length(octets);
-        let fault = if stream.receive_window < 0 {
+        let granted = stream.window.take(octets);
+        if self.distance.count(id, octets, &mut stream.window) {
+            frame::put_ping(&mut self.out, 0, window::PING);
+        }
+        let fault = if !granted {
             Some(Error::Protocol(
                 Reason::FLOW_CONTROL_ERROR,
                 "it sends beyond the stream's window",

@@ -29,6 +29,8 @@ use crate::{detect::PREFACE, http::limits, net::Patience};
 /// Room for what is read at a time: as much as the allocator has at hand, and more as long as reads fill it.
 const FIRST_READ: usize = 8 * 1024;
 const LARGEST_READ: usize = 64 * 1024;
+/// Bytes read before those run who wait for them: more would only wait in memory.
+const AT_ONCE: usize = 256 * 1024;
 /// A client that was told of the end has so long to end, too.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -87,7 +89,8 @@ where
         };
         frame::put_settings(&mut state.out, settings);
         let first = u32::try_from(FIRST_WINDOW).unwrap_or_default();
-        frame::put_window_update(&mut state.out, 0, limits::SHARED_WINDOW - first);
+        let granted = state.window.size() - first;
+        frame::put_window_update(&mut state.out, 0, granted);
         drop(state);
         Self {
             io,
@@ -210,7 +213,8 @@ where
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        loop {
+        let mut total = 0;
+        while total < AT_ONCE {
             if self.read.capacity() - self.read.len() < self.room / 4 {
                 self.read.reserve(self.room);
             }
@@ -223,6 +227,7 @@ where
                 return Poll::Pending;
             };
             let read = read?;
+            total += read;
             if read == before {
                 self.room = (self.room * 2).min(LARGEST_READ);
             }
@@ -235,6 +240,8 @@ where
             self.pulse.heard(&self.shared);
             self.take_frames()?;
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn take_frames(&mut self) -> Result<(), Error> {

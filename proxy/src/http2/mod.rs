@@ -21,6 +21,7 @@ mod shared;
 mod state;
 mod stream;
 mod tunnel;
+mod window;
 
 pub(crate) use client::{Client, Unanswered, connect};
 pub use incoming::Incoming;

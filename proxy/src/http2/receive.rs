@@ -11,6 +11,7 @@ use super::{
     head::{Fields, content_length},
     hpack::{Decoder, Outcome},
     state::{Role, State},
+    window,
 };
 use crate::http::limits;
 
@@ -275,6 +276,9 @@ impl Receiver {
         if !frame.has(frame::ACK) {
             frame::put_ping(&mut state.out, frame::ACK, payload);
             return self.answered(frame::HEAD + PING.len());
+        }
+        if payload == window::PING {
+            state.take_distance();
         }
         if payload == PING && self.ending == Ending::Told {
             self.ending = Ending::Agreed;

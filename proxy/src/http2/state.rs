@@ -15,8 +15,8 @@ use super::{
     head::Head,
     hpack::Encoder,
     stream::Stream,
+    window::{Distance, Window},
 };
-use crate::http::limits;
 
 /// A stream's window, and the connection's, before anyone said more (RFC 9113 §6.9.2).
 pub(super) const FIRST_WINDOW: i64 = 65_535;
@@ -51,8 +51,8 @@ pub(super) struct State {
     pub(super) newest: u32,
     /// Streams that the peer takes at a time.
     pub(super) most_streams: u32,
-    pub(super) receive_window: i64,
-    unreleased: u32,
+    pub(super) window: Window,
+    pub(super) distance: Distance,
     pub(super) send_window: i64,
     /// The send window of a stream that begins.
     pub(super) initial_window: i64,
@@ -95,8 +95,8 @@ impl State {
             streams: HashMap::default(),
             newest: 0,
             most_streams: FIRST_STREAMS,
-            receive_window: i64::from(limits::SHARED_WINDOW),
-            unreleased: 0,
+            window: Window::of_connection(),
+            distance: Distance::default(),
             send_window: FIRST_WINDOW,
             initial_window: FIRST_WINDOW,
             waiting: Vec::new(),
@@ -147,7 +147,7 @@ impl State {
 
     /// Keeps a stream from now on.
     pub(super) fn open(&mut self, id: u32) -> &mut Stream {
-        let stream = Stream::new(i64::from(limits::STREAM_WINDOW), self.initial_window);
+        let stream = Stream::new(self.initial_window);
         self.streams.entry(id).insert_entry(stream).into_mut()
     }
 
@@ -242,29 +242,6 @@ impl State {
         }
     }
 
-    /// Takes in that a body's octets were read, or are not wanted, and tells the peer now and then.
-    pub(super) fn release(&mut self, id: u32, octets: usize) {
-        let octets = u32::try_from(octets).unwrap_or(u32::MAX);
-        self.unreleased = self.unreleased.saturating_add(octets);
-        if self.unreleased >= limits::SHARED_WINDOW / 2 {
-            let increment = std::mem::take(&mut self.unreleased);
-            self.receive_window += i64::from(increment);
-            frame::put_window_update(&mut self.out, 0, increment);
-            self.wake_driver();
-        }
-        let stream = self.streams.get_mut(&id);
-        let Some(stream) = stream.filter(|stream| stream.reading && !stream.received) else {
-            return;
-        };
-        stream.unreleased = stream.unreleased.saturating_add(octets);
-        if stream.unreleased >= limits::STREAM_WINDOW / 2 {
-            let increment = std::mem::take(&mut stream.unreleased);
-            stream.receive_window += i64::from(increment);
-            frame::put_window_update(&mut self.out, id, increment);
-            self.wake_driver();
-        }
-    }
-
     /// Has a stream end here and at the peer.
     pub(super) fn reset(&mut self, id: u32, error: Error) {
         if self.is_over(id) {
@@ -331,7 +308,9 @@ impl State {
         if !stream.received {
             self.reset(id, Error::Reset(Reason::NO_ERROR));
         }
-        self.streams.remove(&id);
+        if let Some(stream) = self.streams.remove(&id) {
+            self.distance.give_back(&stream.window);
+        }
         if self.streams.is_empty() && self.going {
             self.wake_driver();
         }

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, task::Waker};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, response};
 
-use super::Error;
+use super::{Error, window::Window};
 
 /// A piece of a body up to so many bytes is copied behind others that wait.
 const SHORT: usize = 4 * 1024;
@@ -31,10 +31,8 @@ pub(super) struct Stream {
     pub(super) fault: Option<Error>,
     /// Octets that must still come, by the message's Content-Length.
     pub(super) due: Option<u64>,
-    /// Octets that the peer may send.
-    pub(super) receive_window: i64,
-    /// Octets read that the peer has not been told of.
-    pub(super) unreleased: u32,
+    /// What the peer may send.
+    pub(super) window: Window,
     /// Octets that may be sent.
     pub(super) send_window: i64,
     pub(super) reader: Option<Waker>,
@@ -43,7 +41,7 @@ pub(super) struct Stream {
 
 impl Stream {
     /// One that is written to, and read.
-    pub(super) fn new(receive_window: i64, send_window: i64) -> Self {
+    pub(super) fn new(send_window: i64) -> Self {
         Self {
             head: None,
             data: Pieces::default(),
@@ -55,8 +53,7 @@ impl Stream {
             writing: true,
             fault: None,
             due: None,
-            receive_window,
-            unreleased: 0,
+            window: Window::of_stream(),
             send_window,
             reader: None,
             writer: None,

@@ -25,6 +25,7 @@ use crate::http::{Body, BodyError};
 mod faults;
 mod life;
 mod tunnels;
+mod windows;
 
 /// A SETTINGS frame that sets nothing.
 const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
