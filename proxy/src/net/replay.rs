@@ -14,6 +14,8 @@ use tokio::{
 
 /// Bytes read at a time from a stream that brings much: two TLS records.
 const MUCH: usize = 32 * 1024;
+/// The same from one that fills every buffer. Each read is acknowledged by itself, so fewer spare the peer work, too.
+const MOST: usize = 256 * 1024;
 
 /// A stream that gives the bytes already read before those still to come.
 #[derive(Debug)]
@@ -21,8 +23,8 @@ pub struct Replay<S = TcpStream> {
     seen: BytesMut,
     stream: S,
     ahead: bool,
-    /// The last read brought as much as was asked for, or more.
-    much: bool,
+    /// Bytes to read at a time, as the last reads suggest; 0: no more than are asked for.
+    room: usize,
 }
 
 impl<S: AsyncRead + Unpin> Replay<S> {
@@ -32,7 +34,7 @@ impl<S: AsyncRead + Unpin> Replay<S> {
             seen: BytesMut::new(),
             stream,
             ahead: false,
-            much: false,
+            room: 0,
         }
     }
 
@@ -77,7 +79,7 @@ impl<S: AsyncRead + Unpin> Replay<S> {
 impl<S: AsyncRead + Unpin> Replay<S> {
     /// Reads as much as there is. An idle stream holds no buffer.
     fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.seen.reserve(MUCH);
+        self.seen.reserve(self.room);
         let read = pin!(self.stream.read_buf(&mut self.seen)).poll(cx);
         if self.seen.is_empty() {
             self.seen = BytesMut::new();
@@ -94,18 +96,25 @@ impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {
     ) -> Poll<io::Result<()>> {
         if self.seen.is_empty() {
             let asked = buf.remaining();
-            if !self.much {
+            if self.room == 0 {
                 let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-                self.much = self.ahead && buf.remaining() == 0 && (1..MUCH).contains(&asked);
+                if self.ahead && buf.remaining() == 0 && (1..MUCH).contains(&asked) {
+                    self.room = MUCH;
+                }
                 return read;
             }
             ready!(self.poll_ahead(cx))?;
-            self.much = self.seen.len() >= asked;
+            let came = self.seen.len();
+            if came >= self.room {
+                self.room = MOST.min(2 * self.room);
+            } else if came < asked {
+                self.room = 0;
+            }
         }
         let length = self.seen.len().min(buf.remaining());
         buf.put_slice(&self.seen[..length]);
         self.seen.advance(length);
-        if self.seen.is_empty() {
+        if self.seen.is_empty() && self.room == 0 {
             self.seen = BytesMut::new();
         }
         Poll::Ready(Ok(()))
@@ -186,9 +195,9 @@ mod tests {
     #[tokio::test]
     async fn much_is_read_in_few_pieces() {
         let source = |left| Replay::new(Source { left, reads: 0 }).ahead();
-        let mut bulk = source(512 * 1024);
-        assert_eq!(drain(&mut bulk).await, 512 * 1024);
-        assert!(bulk.stream.reads <= 512 / 32 + 2, "{} reads", bulk.stream.reads);
+        let mut bulk = source(4 * 1024 * 1024);
+        assert_eq!(drain(&mut bulk).await, 4 * 1024 * 1024);
+        assert!(bulk.stream.reads <= 4096 / 256 + 6, "{} reads", bulk.stream.reads);
         assert_eq!(bulk.seen.capacity(), 0, "an idle connection holds a buffer");
         bulk.stream.left = 8 * 1024;
         bulk.stream.reads = 0;
@@ -196,7 +205,7 @@ mod tests {
         assert_eq!(bulk.stream.reads, 2, "the next piece, and the end of it");
         bulk.stream.left = 10;
         assert_eq!(drain(&mut bulk).await, 10);
-        assert!(!bulk.much);
+        assert_eq!(bulk.room, 0);
 
         let mut small = source(100);
         assert_eq!(drain(&mut small).await, 100);
