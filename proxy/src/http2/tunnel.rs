@@ -78,19 +78,13 @@ impl AsyncRead for Tunnel {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         ready!(self.poll_accepted(cx))?;
-        let before = buf.filled().len();
+        let mut more = ready!(self.poll_more(cx))?;
         // As much as there is: what is written on at a time makes the system calls.
-        while buf.remaining() > 0 {
-            let more = self.poll_more(cx);
-            if buf.filled().len() > before && !matches!(more, Poll::Ready(Ok(true))) {
-                break;
-            }
-            if !ready!(more)? {
-                break;
-            }
+        while more && buf.remaining() > 0 {
             let length = self.piece.len().min(buf.remaining());
             buf.put_slice(&self.piece[..length]);
             self.piece.advance(length);
+            more = matches!(self.poll_more(cx), Poll::Ready(Ok(true)));
         }
         Poll::Ready(Ok(()))
     }

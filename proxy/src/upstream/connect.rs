@@ -13,6 +13,9 @@ use crate::{
     tls::{BYTES, Carried, ClientSide, HandshakeError, Pin},
 };
 
+const CARRYING: &str = Carried::Requests.suffix();
+const TUNNELLING: &str = Carried::Connections.suffix();
+
 /// What the connection is for; told to the peer by ALPN, so that it need not look at the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
@@ -51,9 +54,6 @@ impl Purpose {
         suffixed.collect()
     }
 }
-
-const CARRYING: &str = Carried::Requests.suffix();
-const TUNNELLING: &str = Carried::Connections.suffix();
 
 /// A connection to an endpoint.
 pub struct Opened {

@@ -10,6 +10,7 @@
     reason = "forms that Envoy deprecated are still sent, and are taken"
 )]
 
+mod action;
 mod cluster;
 mod endpoints;
 mod error;
