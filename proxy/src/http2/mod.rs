@@ -4,7 +4,7 @@
 //! messages: whoever sends a message writes its frames himself into the bytes that the connection's one task writes
 //! out, many at once, and that task puts what it reads where the readers find it. There is no channel, no queue of
 //! frames and no task for each stream at the client; windows are kept, so that a reader who stands still stops only
-//! its own stream.
+//! its own stream, and grow where a peer is so far away that they would hold it up.
 
 mod arriving;
 mod client;

@@ -278,7 +278,7 @@ impl Receiver {
             return self.answered(frame::HEAD + PING.len());
         }
         if payload == window::PING {
-            state.take_distance();
+            state.take_round_trip();
         }
         if payload == PING && self.ending == Ending::Told {
             self.ending = Ending::Agreed;

@@ -118,7 +118,7 @@ impl Default for Distance {
 }
 
 impl Distance {
-    /// Takes in that so many octets came on a stream, and says whether the peer is to be asked for an answer.
+    /// Takes in that so many octets came on a stream, and says whether a PING is to be sent.
     pub(super) fn count(&mut self, id: u32, octets: usize, window: &mut Window) -> bool {
         match &mut self.measuring {
             Some(sample) => {
@@ -165,7 +165,7 @@ impl State {
 
     /// Takes in that the peer has answered, and grants more to a stream of which much came since it was asked, and was
     /// read.
-    pub(super) fn take_distance(&mut self) {
+    pub(super) fn take_round_trip(&mut self) {
         let Some(sample) = self.distance.measuring.take() else {
             return;
         };
