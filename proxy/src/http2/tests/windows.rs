@@ -32,11 +32,10 @@ fn far_apart() -> (Client, mpsc::UnboundedReceiver<Tunnel>) {
 
 /// Has what comes arrive later.
 async fn carry(mut from: ReadHalf<DuplexStream>, mut to: WriteHalf<DuplexStream>) {
-    let (sender, mut under_way) = mpsc::unbounded_channel();
+    let (sender, mut under_way) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
     tokio::spawn(async move {
         while let Some((arrival, bytes)) = under_way.recv().await {
             sleep_until(arrival).await;
-            let bytes: Vec<u8> = bytes;
             to.write_all(&bytes).await.unwrap();
         }
     });
