@@ -26,11 +26,11 @@ pub fn compile(packages: &[&str]) -> anyhow::Result<BTreeMap<String, PathBuf>> {
         .current_dir(&workspace)
         .args(["build", "--profile", PROFILE, "--locked", "--target", &triple])
         .args(packages.iter().flat_map(|package| ["--package", package]))
+        // A profile's `strip` is lost on packages for which the profile says anything else.
         .args([
             "--config",
-            &format!("target.{triple}.rustflags=[\"-Ctarget-feature=+crt-static\"]"),
+            &format!("target.{triple}.rustflags=[\"-Ctarget-feature=+crt-static\", \"-Cstrip=symbols\"]"),
         ])
-        .args(["--config", &format!("profile.{PROFILE}.strip=\"symbols\"")])
         .status()
         .context("cannot start cargo")?;
     ensure!(status.success(), "cargo build failed ({status})");

@@ -26,7 +26,7 @@ pub const RECIPES: [Recipe; 4] = [
         name: "weir-controller",
         tag: TAG,
         user: "65532:65532",
-        limit: None,
+        limit: Some(32),
     },
     Recipe {
         name: "weir-proxy",
