@@ -179,6 +179,33 @@ fn pairs_of_commands_are_measured_and_a_broken_one_is_told() {
 }
 
 #[test]
+fn congestion_control_is_the_one_that_is_named() {
+    let run = |congestion: &str| {
+        Command::new(BENCH)
+            .args("compare --quick --only tcp-echo-plain --ways direct --congestion".split(' '))
+            .arg(congestion)
+            .output()
+            .unwrap()
+    };
+    let output = run("none-such");
+    if skipped(&output) {
+        return;
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{said}");
+    assert!(
+        said.contains("the kernel does not take none-such as congestion control") && said.contains("reno"),
+        "{said}"
+    );
+    let output = run("reno");
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        table.contains(", TCP reno, ") && output.status.success(),
+        "{table}"
+    );
+}
+
+#[test]
 fn a_target_that_was_not_measured_is_missed() {
     let output = Command::new(BENCH)
         .args([

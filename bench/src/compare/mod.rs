@@ -77,6 +77,9 @@ pub(crate) struct Options {
     /// One short round: to see that everything works, not to quote.
     #[arg(long)]
     quick: bool,
+    /// Congestion control of all connections; Linux has cubic unless a node is set otherwise.
+    #[arg(long, value_name = "NAME", default_value = "cubic")]
+    congestion: String,
     /// The most seconds to wait, before each measurement, for other programs to be quiet.
     #[arg(long, default_value_t = 30)]
     patience: u64,
@@ -105,6 +108,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let mut stage = Stage {
         pods: Pods::start(&sandbox)?,
         sandbox,
+        congestion: options.congestion.clone(),
         cores,
     };
     check_policies(&ways, &scenarios, &mut stage)?;
@@ -118,7 +122,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         cores,
     )?;
     let names = ways.iter().map(|way| way.name.clone()).collect();
-    let report = Report::new(Machine::this(), outcomes, names, &scenarios);
+    let report = Report::new(Machine::this(&options.congestion), outcomes, names, &scenarios);
     println!("{}", report.table());
     if let Some(path) = &options.json {
         std::fs::write(path, serde_json::to_vec_pretty(&report)?)

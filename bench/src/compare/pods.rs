@@ -44,10 +44,16 @@ pub(crate) enum Side {
 
 impl Pair {
     /// Makes both; with `redirected`, all TCP of the client goes to [`OUTBOUND`] and all to the server to [`INBOUND`].
+    /// Every connection has this congestion control.
     ///
     /// # Errors
     /// When the kernel refuses a step, or a rule is not in force.
-    pub(crate) fn new(pods: &mut Pods, sandbox: Sandbox, redirected: bool) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        pods: &mut Pods,
+        sandbox: Sandbox,
+        congestion: &str,
+        redirected: bool,
+    ) -> anyhow::Result<Self> {
         let pair = Self {
             client: pods.add("client")?,
             server: pods.add("server")?,
@@ -56,6 +62,7 @@ impl Pair {
         for side in [Side::Client, Side::Server] {
             pair.inside(side, None, || {
                 let _ = many_connections();
+                control_congestion(congestion)?;
                 if redirected { redirect(sandbox) } else { Ok(()) }
             })??;
         }
@@ -141,6 +148,19 @@ fn redirect(sandbox: Sandbox) -> anyhow::Result<()> {
     let backend = Backend::select(Choice::Auto)?;
     backend.apply(&set).context("cannot redirect a pod's traffic")?;
     Ok(())
+}
+
+/// Sets it for where the calling thread is. A pod has its node's otherwise, and that decides more than any sidecar: BBR
+/// paces each connection by a timer of its own.
+fn control_congestion(name: &str) -> anyhow::Result<()> {
+    let set = fs::write("/proc/sys/net/ipv4/tcp_congestion_control", name);
+    set.with_context(|| {
+        let known = fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control");
+        format!(
+            "the kernel does not take {name} as congestion control; name another with --congestion, of: {}",
+            known.unwrap_or_default().trim()
+        )
+    })
 }
 
 /// Tens of thousands of short connections a second need more than the usual ports, and soon again. Where the kernel

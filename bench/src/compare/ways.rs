@@ -57,6 +57,8 @@ pub(crate) enum Make {
 pub(crate) struct Stage {
     pub(crate) pods: Pods,
     pub(crate) sandbox: Sandbox,
+    /// Congestion control of all connections.
+    pub(crate) congestion: String,
     pub(crate) cores: Cores,
 }
 
@@ -160,7 +162,12 @@ impl Way {
         identities: &Identities,
     ) -> anyhow::Result<Running> {
         let cores = stage.cores;
-        let pods = Pair::new(&mut stage.pods, stage.sandbox, self.make.is_some())?;
+        let pods = Pair::new(
+            &mut stage.pods,
+            stage.sandbox,
+            &stage.congestion,
+            self.make.is_some(),
+        )?;
         let target = pods.target()?;
         let application = Application::start(pods.listen()?, protocol.served(), cores.load)?;
         let mut sidecars = Vec::new();

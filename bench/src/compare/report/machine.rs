@@ -16,11 +16,13 @@ pub(crate) struct Machine {
     pub(crate) kernel: String,
     pub(crate) cpu: String,
     pub(crate) cores: usize,
+    /// Congestion control of all connections.
+    pub(crate) congestion: String,
 }
 
 impl Machine {
-    /// This one, now. What the system does not say is `unknown`.
-    pub(crate) fn this() -> Self {
+    /// This one, now, its connections controlled so. What the system does not say is `unknown`.
+    pub(crate) fn this(congestion: &str) -> Self {
         let unknown = || "unknown".to_owned();
         let cpu = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
             let line = text.lines().find(|line| line.starts_with("model name"))?;
@@ -33,6 +35,7 @@ impl Machine {
             kernel: kernel.map_or_else(|_| unknown(), |text| text.trim().to_owned()),
             cpu: cpu.unwrap_or_else(unknown),
             cores: cores(),
+            congestion: congestion.to_owned(),
         }
     }
 }

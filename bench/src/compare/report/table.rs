@@ -27,8 +27,8 @@ impl Report {
     pub(crate) fn table(&self) -> String {
         let machine = &self.machine;
         let mut lines = vec![format!(
-            "{}, Linux {}, {}, {} cores; median [least, most], ratio to {} in the same round",
-            machine.date, machine.kernel, machine.cpu, machine.cores, self.base
+            "{}, Linux {}, TCP {}, {}, {} cores; median [least, most], ratio to {} in the same round",
+            machine.date, machine.kernel, machine.congestion, machine.cpu, machine.cores, self.base
         )];
         for scenario in &self.scenarios {
             let Some(ways) = self.summaries.get(scenario.name) else {

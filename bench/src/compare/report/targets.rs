@@ -175,7 +175,7 @@ mod tests {
             records: records.collect(),
             ..Outcomes::default()
         };
-        Report::new(Machine::this(), outcomes, ways, &scenarios)
+        Report::new(Machine::this("cubic"), outcomes, ways, &scenarios)
     }
 
     #[test]
