@@ -179,6 +179,29 @@ fn pairs_of_commands_are_measured_and_a_broken_one_is_told() {
 }
 
 #[test]
+fn what_the_kernel_takes_is_measured() {
+    let directory = tempfile::tempdir().unwrap();
+    let json = directory.path().join("figures.json");
+    let output = Command::new(BENCH)
+        .args("compare --quick --only http1-1 --ways forward --weir".split(' '))
+        .arg(Path::new(BENCH).with_file_name("weir-proxy"))
+        .arg("--json")
+        .arg(&json)
+        .output()
+        .unwrap();
+    if skipped(&output) {
+        return;
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let report: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let forward = &report["summaries"]["http1-1"]["forward"];
+    for metric in ["rate", "busy_percent"] {
+        assert!(forward[metric]["median"].as_f64() > Some(0.1), "{report:#}");
+    }
+}
+
+#[test]
 fn congestion_control_is_the_one_that_is_named() {
     let run = |congestion: &str| {
         Command::new(BENCH)

@@ -57,13 +57,17 @@ pub(super) fn ways(options: &Options, sandbox: Sandbox) -> anyhow::Result<Vec<Wa
 }
 
 fn of_weir(options: &Options) -> anyhow::Result<Vec<Way>> {
-    if !options.wants("weir") && !options.wants("weir-h2") {
+    if !["weir", "weir-h2", "forward"]
+        .iter()
+        .any(|name| options.wants(name))
+    {
         return Ok(Vec::new());
     }
     let weir = program::shipped_by_weir(options.weir.as_deref(), "weir-proxy")?;
     Ok(vec![
         way("weir", Some(Make::Weir(weir.clone(), Between::AsClient))),
-        way("weir-h2", Some(Make::Weir(weir, Between::Http2))),
+        way("weir-h2", Some(Make::Weir(weir.clone(), Between::Http2))),
+        way("forward", Some(Make::Forward(weir))),
     ])
 }
 

@@ -57,7 +57,8 @@ pub(crate) struct Options {
     /// (WEIR_BENCH_PROTOCOL, _LISTEN, _NEXT, _CERTIFICATE, _KEY, _ROOT, _CLIENT, _SERVER, _ACCESS_LOG) what to do.
     #[arg(long, num_args = 3, value_names = ["NAME", "OUTBOUND", "INBOUND"])]
     pair: Vec<String>,
-    /// Only these ways: direct, weir, weir-h2, envoy, envoy-h1, haproxy, haproxy-h1, or the name of a --pair.
+    /// Only these ways: direct, weir, weir-h2, envoy, envoy-h1, haproxy, haproxy-h1, the name of a --pair, or forward: a
+    /// pair of weir-proxy that takes bytes on without TLS and policy, which tells what the kernel alone takes.
     #[arg(
         long,
         value_delimiter = ',',

@@ -45,6 +45,9 @@ pub(crate) struct Way {
 pub(crate) enum Make {
     /// weir-proxy.
     Weir(PathBuf, Between),
+    /// weir-proxy that forwards bytes, without TLS and without a policy: the least that a pair can take here, nearly
+    /// all of which is the kernel's.
+    Forward(PathBuf),
     /// Envoy.
     Envoy(PathBuf, Between),
     /// HAProxy.
@@ -127,7 +130,7 @@ impl Way {
     /// # Errors
     /// When a request gets through, or the sidecars do not start.
     pub(crate) fn check_policy(&self, stage: &mut Stage, protocol: Protocol) -> anyhow::Result<()> {
-        if self.make.is_none() || protocol == Protocol::TcpPlain {
+        if matches!(self.make, None | Some(Make::Forward(_))) || protocol == Protocol::TcpPlain {
             return Ok(());
         }
         drop(
@@ -257,13 +260,10 @@ impl Place<'_> {
 impl Make {
     fn command(&self, place: &Place<'_>) -> anyhow::Result<Command> {
         match self {
-            Self::Weir(program, between) => {
-                let mut command = with_bootstrap(program, place, &static_pair::bootstrap(place, *between))?;
-                command.args(["--stats-address", "off", "--health-address", "off"]);
-                if place.single_uid {
-                    command.arg("--socket-mark").arg(MARK.to_string());
-                }
-                Ok(command)
+            Self::Weir(program, between) => weir(program, place, *between),
+            Self::Forward(program) => {
+                let protocol = Protocol::TcpPlain;
+                weir(program, &Place { protocol, ..*place }, Between::AsClient)
             }
             Self::Envoy(program, between) => {
                 let mut command = with_bootstrap(program, place, &static_pair::bootstrap(place, *between))?;
@@ -283,8 +283,17 @@ impl Make {
 
     /// Whether it can be told from the client where there is one user only.
     pub(crate) fn marks_sockets(&self) -> bool {
-        matches!(self, Self::Weir(..))
+        matches!(self, Self::Weir(..) | Self::Forward(_))
     }
+}
+
+fn weir(program: &Path, place: &Place<'_>, between: Between) -> anyhow::Result<Command> {
+    let mut command = with_bootstrap(program, place, &static_pair::bootstrap(place, between))?;
+    command.args(["--stats-address", "off", "--health-address", "off"]);
+    if place.single_uid {
+        command.arg("--socket-mark").arg(MARK.to_string());
+    }
+    Ok(command)
 }
 
 fn with_bootstrap(program: &Path, place: &Place<'_>, bootstrap: &Value) -> anyhow::Result<Command> {
