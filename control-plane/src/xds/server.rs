@@ -35,8 +35,11 @@ const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 /// How long a pod may be unknown to the catalog when its proxy connects.
 const PATIENCE: Duration = Duration::from_secs(2);
 const FAREWELL: Duration = Duration::from_millis(500);
-const NAMES: usize = 10_000;
-const NAME_BYTES: usize = 1 << 20;
+/// Names that a stream may subscribe to: an Envoy in a mesh of 10,000 services asks for the endpoints of each and for
+/// its routes, and more as ports are several.
+const NAMES: usize = 50_000;
+/// Bytes of them together.
+const NAME_BYTES: usize = 4 << 20;
 const NACK_TEXT: usize = 512;
 /// Requests of a stream that are read. Of on-demand clients that begin, each asks for some hundred names one by one.
 const REQUESTS: Rate = Rate {
