@@ -202,10 +202,25 @@ async fn a_pod_that_vanishes_loses_its_stream() {
 }
 
 #[tokio::test]
+async fn an_envoy_may_name_two_ports_of_ten_thousand_services() {
+    let controller = Controller::start().await;
+    let mut stream = controller.connect("bookbuyer").await;
+    for port in [80, 443] {
+        let names = (0..10_000).map(|n| format!("a/b{n}|{port}")).collect();
+        stream
+            .send(ResourceType::Endpoints, |request| {
+                request.resource_names_subscribe = names
+            })
+            .await;
+        assert_eq!(stream.next().await.unwrap().removed_resources.len(), 10_000);
+    }
+}
+
+#[tokio::test]
 async fn too_many_names_end_the_stream() {
     let controller = Controller::start().await;
     let mut stream = controller.connect("bookbuyer").await;
-    let names = (0..10_001).map(|n| format!("a/b{n}|80")).collect();
+    let names = (0..50_001).map(|n| format!("a/b{n}|80")).collect();
     stream
         .send(ResourceType::Endpoints, |request| {
             request.resource_names_subscribe = names

@@ -80,21 +80,6 @@ async fn a_million_names_are_refused() {
 }
 
 #[tokio::test]
-async fn an_envoy_may_name_two_ports_of_ten_thousand_services() {
-    let controller = Controller::start().await;
-    let mut stream = controller.connect("bookbuyer").await;
-    for port in [80, 443] {
-        let names = (0..10_000).map(|n| format!("a/b{n}|{port}")).collect();
-        stream
-            .send(ResourceType::Endpoints, |request| {
-                request.resource_names_subscribe = names
-            })
-            .await;
-        assert_eq!(stream.next().await.unwrap().removed_resources.len(), 10_000);
-    }
-}
-
-#[tokio::test]
 async fn answers_to_nothing_change_nothing() {
     let controller = Controller::start().await;
     let mut neighbour = Neighbour::of(&controller).await;
