@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use std::{
+    ffi::OsStr,
     fs,
     io::{BufRead as _, BufReader},
     path::Path,
@@ -33,34 +34,36 @@ fn skipped(output: &Output) -> bool {
     forbidden && skip
 }
 
-#[test]
-fn a_pair_is_measured_beside_none() {
+/// The report and the table of a short comparison that works; `None` where it may be skipped.
+fn measured(arguments: &str, more: &[&OsStr]) -> Option<(Value, String)> {
     let directory = tempfile::tempdir().unwrap();
     let json = directory.path().join("figures.json");
-    let plots = directory.path().join("plots");
     let output = Command::new(BENCH)
-        .args([
-            "compare",
-            "--quick",
-            "--only",
-            "http1,grpc,tcp,start",
-            "--ways",
-            "direct,weir",
-            "--weir",
-        ])
+        .args(["compare", "--quick", "--weir"])
         .arg(Path::new(BENCH).with_file_name("weir-proxy"))
         .arg("--json")
         .arg(&json)
-        .arg("--plots")
-        .arg(&plots)
+        .args(arguments.split(' '))
+        .args(more)
         .output()
         .unwrap();
     if skipped(&output) {
-        return;
+        return None;
     }
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
-    let report: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let report = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    Some((report, String::from_utf8(output.stdout).unwrap()))
+}
+
+#[test]
+fn a_pair_is_measured_beside_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let plots = directory.path().join("plots");
+    let arguments = "--only http1,grpc,tcp,start --ways direct,weir --plots";
+    let Some((report, table)) = measured(arguments, &[plots.as_os_str()]) else {
+        return;
+    };
     let figures = |scenario: &str, way: &str, metric: &str| {
         report["summaries"][scenario][way][metric]["median"].as_f64()
     };
@@ -97,7 +100,6 @@ fn a_pair_is_measured_beside_none() {
             "{way}: {open} requests a second were sent, not 1,500"
         );
     }
-    let table = String::from_utf8_lossy(&output.stdout);
     assert!(table.contains("http1-1m: "), "{table}");
     for plot in ["throughput.svg", "latency.svg"] {
         let plot = fs::read_to_string(plots.join(plot)).unwrap();
@@ -180,25 +182,16 @@ fn pairs_of_commands_are_measured_and_a_broken_one_is_told() {
 
 #[test]
 fn what_the_kernel_takes_is_measured() {
-    let directory = tempfile::tempdir().unwrap();
-    let json = directory.path().join("figures.json");
-    let output = Command::new(BENCH)
-        .args("compare --quick --only http1-1 --ways forward --weir".split(' '))
-        .arg(Path::new(BENCH).with_file_name("weir-proxy"))
-        .arg("--json")
-        .arg(&json)
-        .output()
-        .unwrap();
-    if skipped(&output) {
+    let Some((report, _)) = measured("--only http1-1,http1-log --ways forward", &[]) else {
         return;
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    let report: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
-    let forward = &report["summaries"]["http1-1"]["forward"];
+    };
+    let scenarios = report["summaries"].as_object().unwrap();
+    let forward = &scenarios["http1-1"]["forward"];
     for metric in ["rate", "busy_percent"] {
         assert!(forward[metric]["median"].as_f64() > Some(0.1), "{report:#}");
     }
+    // What only forwards writes no log.
+    assert_eq!(scenarios.len(), 1, "{report:#}");
 }
 
 #[test]

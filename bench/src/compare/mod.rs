@@ -78,7 +78,7 @@ pub(crate) struct Options {
     /// One short round: to see that everything works, not to quote.
     #[arg(long)]
     quick: bool,
-    /// Congestion control of all connections; Linux has cubic unless a node is set otherwise.
+    /// Congestion control of the pods' connections; Linux has cubic unless a node is set otherwise.
     #[arg(long, value_name = "NAME", default_value = "cubic")]
     congestion: String,
     /// The most seconds to wait, before each measurement, for other programs to be quiet.
@@ -166,8 +166,8 @@ fn is_mesh(scenario: &Scenario) -> bool {
 
 /// Whether there is something to measure.
 fn applies(way: &Way, scenario: &Scenario) -> bool {
-    let has_sidecars = way.make.is_some() || scenario.means_something_without_sidecars();
-    has_sidecars && way.is_of_its_own(scenario.protocol)
+    let has_enough = way.has_sidecars() || scenario.means_something_without_sidecars();
+    has_enough && way.is_of_its_own(scenario.protocol)
 }
 
 fn rounds(

@@ -60,7 +60,7 @@ pub(crate) enum Make {
 pub(crate) struct Stage {
     pub(crate) pods: Pods,
     pub(crate) sandbox: Sandbox,
-    /// Congestion control of all connections.
+    /// Congestion control of the pods' connections.
     pub(crate) congestion: String,
     pub(crate) cores: Cores,
 }
@@ -80,9 +80,17 @@ pub(crate) struct Running {
 }
 
 impl Way {
+    /// Whether what stands in between is sidecars, with a policy and a log.
+    pub(crate) fn has_sidecars(&self) -> bool {
+        !matches!(self.make, None | Some(Make::Forward(_)))
+    }
+
     /// Whether it is another way than the one of the same make: the version of HTTP between sidecars is a choice for
-    /// HTTP/1.1 only.
+    /// HTTP/1.1 only, and of plain bytes nothing is left to leave out.
     pub(crate) fn is_of_its_own(&self, protocol: Protocol) -> bool {
+        if matches!(self.make, Some(Make::Forward(_))) {
+            return protocol != Protocol::TcpPlain;
+        }
         let is_variant = matches!(
             self.make,
             Some(
@@ -130,7 +138,7 @@ impl Way {
     /// # Errors
     /// When a request gets through, or the sidecars do not start.
     pub(crate) fn check_policy(&self, stage: &mut Stage, protocol: Protocol) -> anyhow::Result<()> {
-        if matches!(self.make, None | Some(Make::Forward(_))) || protocol == Protocol::TcpPlain {
+        if !self.has_sidecars() || protocol == Protocol::TcpPlain {
             return Ok(());
         }
         drop(
@@ -395,3 +403,6 @@ impl Running {
         Ok(false)
     }
 }
+
+#[cfg(test)]
+mod tests;

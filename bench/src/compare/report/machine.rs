@@ -16,7 +16,7 @@ pub(crate) struct Machine {
     pub(crate) kernel: String,
     pub(crate) cpu: String,
     pub(crate) cores: usize,
-    /// Congestion control of all connections.
+    /// Congestion control of the pods' connections.
     pub(crate) congestion: String,
 }
 

@@ -19,34 +19,21 @@ async fn only_the_admin_server_has_more() {
 #[tokio::test]
 async fn foreign_hosts_and_origins_are_refused() {
     let served = serve();
-    for host in [
-        "localhost:1",
-        "LOCALHOST",
-        "127.0.0.1",
-        "127.8.8.8:15000",
-        "[::1]:15000",
-        "[::1]",
+    for (host, status) in [
+        ("localhost:1", 200),
+        ("LOCALHOST", 200),
+        ("127.0.0.1", 200),
+        ("127.8.8.8:15000", 200),
+        ("[::1]:15000", 200),
+        ("[::1]", 200),
+        ("evil.example", 403),
+        ("10.0.0.1:15000", 403),
+        ("localhost.evil.example", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("", 403),
     ] {
-        let answer = raw(
-            served.admin,
-            &format!("GET /live HTTP/1.1\r\nHost: {host}\r\n\r\n"),
-        )
-        .await;
-        assert_eq!(answer.status, 200, "{host}");
-    }
-    for host in [
-        "evil.example",
-        "10.0.0.1:15000",
-        "localhost.evil.example",
-        "127.0.0.1.evil.example",
-        "",
-    ] {
-        let answer = raw(
-            served.admin,
-            &format!("GET /live HTTP/1.1\r\nHost: {host}\r\n\r\n"),
-        )
-        .await;
-        assert_eq!(answer.status, 403, "{host}");
+        let request = format!("GET /live HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        assert_eq!(raw(served.admin, &request).await.status, status, "{host}");
     }
     let two = "GET /live HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n";
     assert_eq!(raw(served.admin, two).await.status, 403);
