@@ -10,6 +10,7 @@ mod fault;
 mod framing;
 mod head;
 mod incoming;
+mod queue;
 mod receiving;
 mod sending;
 mod server;

@@ -2,12 +2,11 @@
 
 use std::{
     fmt::Write as _,
-    io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 use http::{HeaderMap, HeaderName, Request, Response, header::TRAILER};
 use http_body::Body;
 use tokio::io::AsyncWrite;
@@ -16,13 +15,10 @@ use super::{
     Error,
     framing::Outgoing,
     head::{self, After},
+    queue::{COPIED, Queue},
 };
 use crate::http::BodyError;
 
-/// A piece of the body up to so many bytes is copied behind the head, so that both go out as one.
-const COPIED: usize = 4 * 1024;
-/// Bytes that wait to be written before more of the body is asked for.
-const WAITING: usize = 16 * 1024;
 /// Bytes of a usual header field.
 const FIELD: usize = 48;
 const LAST_CHUNK: &[u8] = b"0\r\n";
@@ -34,10 +30,7 @@ pub(super) struct Sending<B> {
     framing: Outgoing,
     /// Trailers that the head announced: no others are sent (RFC 9110 §6.6.2).
     announced: Vec<HeaderName>,
-    out: BytesMut,
-    /// A piece too large to copy, and what ends its chunk.
-    piece: Bytes,
-    piece_end: &'static [u8],
+    out: Queue,
     ended: bool,
     flushed: bool,
 }
@@ -48,7 +41,7 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Sending<B> {
     pub(super) fn request(head: &Request<()>, body: B) -> Result<Self, Error> {
         let framing = Outgoing::of_request(head, &body)?;
         let mut out = room(head.headers(), framing);
-        head::write_request(head, framing, &mut out);
+        head::write_request(head, framing, out.short());
         let announced = match framing {
             Outgoing::Chunked => announced(head.headers()),
             Outgoing::Nothing | Outgoing::Length(_) | Outgoing::UntilClose => Vec::new(),
@@ -65,9 +58,9 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Sending<B> {
         ahead: &[u8],
     ) -> Self {
         let mut out = room(response.headers(), framing);
-        out.put_slice(ahead);
+        out.short().put_slice(ahead);
         let (head, body) = response.into_parts();
-        head::write_response(&head, framing, after, &mut out);
+        head::write_response(&head, framing, after, out.short());
         let announced = match framing {
             Outgoing::Chunked if trailers => announced(&head.headers),
             _ => Vec::new(),
@@ -75,14 +68,12 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Sending<B> {
         Self::new(body, framing, announced, out)
     }
 
-    fn new(body: B, framing: Outgoing, announced: Vec<HeaderName>, out: BytesMut) -> Self {
+    fn new(body: B, framing: Outgoing, announced: Vec<HeaderName>, out: Queue) -> Self {
         Self {
             body,
             framing,
             announced,
             out,
-            piece: Bytes::new(),
-            piece_end: b"",
             ended: matches!(framing, Outgoing::Nothing | Outgoing::Length(0)),
             flushed: false,
         }
@@ -96,7 +87,7 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Sending<B> {
     ) -> Poll<Result<(), Error>> {
         loop {
             let waits = self.fill(cx)?;
-            if self.is_written() {
+            if self.out.is_empty() {
                 if !self.flushed {
                     ready!(Pin::new(&mut *io).poll_flush(cx))?;
                     self.flushed = true;
@@ -107,13 +98,13 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Sending<B> {
                 };
             }
             self.flushed = false;
-            ready!(self.poll_write(cx, io))?;
+            ready!(self.out.poll_write(cx, io))?;
         }
     }
 
     /// Takes of the body what is at hand. Says whether there is more to wait for.
     fn fill(&mut self, cx: &mut Context<'_>) -> Result<bool, Error> {
-        while !self.ended && self.piece.is_empty() && self.out.len() < WAITING {
+        while !self.ended && !self.out.is_full() {
             let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
                 return Ok(true);
             };
@@ -135,22 +126,21 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Sending<B> {
                 *left = left.checked_sub(length).ok_or(Error::Length("longer"))?;
                 self.ended = *left == 0;
             }
-            Outgoing::Chunked if !data.is_empty() => {
-                // Writing to memory does not fail.
-                let _ = write!(self.out, "{:x}\r\n", data.len());
-                self.piece_end = LINE_END;
+            Outgoing::Chunked => {
+                if !data.is_empty() {
+                    // Writing to memory does not fail.
+                    let _ = write!(self.out.short(), "{:x}\r\n", data.len());
+                    self.out.push(data);
+                    self.out.short().put_slice(LINE_END);
+                }
+                return match self.body.is_end_stream() {
+                    true => self.end(None),
+                    false => Ok(()),
+                };
             }
-            Outgoing::Chunked | Outgoing::UntilClose | Outgoing::Nothing => {}
+            Outgoing::UntilClose | Outgoing::Nothing => {}
         }
-        if data.len() <= COPIED {
-            self.out.put_slice(&data);
-            self.out.put_slice(std::mem::take(&mut self.piece_end));
-        } else {
-            self.piece = data;
-        }
-        if self.framing == Outgoing::Chunked && self.piece.is_empty() && self.body.is_end_stream() {
-            self.end(None)?;
-        }
+        self.out.push(data);
         Ok(())
     }
 
@@ -161,56 +151,26 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Sending<B> {
             Outgoing::Length(_) => return Err(Error::Length("shorter")),
             Outgoing::Chunked => {}
         }
-        self.out.put_slice(LAST_CHUNK);
+        let out = self.out.short();
+        out.put_slice(LAST_CHUNK);
         for (name, value) in trailers.iter().flat_map(HeaderMap::iter) {
             if self.announced.contains(name) {
-                head::write_field(name, value, &mut self.out);
+                head::write_field(name, value, out);
             }
         }
-        self.out.put_slice(LINE_END);
+        out.put_slice(LINE_END);
         Ok(())
-    }
-
-    fn is_written(&self) -> bool {
-        self.out.is_empty() && self.piece.is_empty() && self.piece_end.is_empty()
-    }
-
-    fn poll_write<W: AsyncWrite + Unpin>(
-        &mut self,
-        cx: &mut Context<'_>,
-        io: &mut W,
-    ) -> Poll<io::Result<()>> {
-        let slices = [
-            IoSlice::new(&self.out),
-            IoSlice::new(&self.piece),
-            IoSlice::new(self.piece_end),
-        ];
-        let mut written = match self.piece.is_empty() && self.piece_end.is_empty() {
-            true => ready!(Pin::new(io).poll_write(cx, &self.out))?,
-            false => ready!(Pin::new(io).poll_write_vectored(cx, &slices))?,
-        };
-        if written == 0 {
-            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-        }
-        let of_out = written.min(self.out.len());
-        self.out.advance(of_out);
-        written -= of_out;
-        let of_piece = written.min(self.piece.len());
-        self.piece.advance(of_piece);
-        written -= of_piece;
-        self.piece_end = self.piece_end.get(written..).unwrap_or_default();
-        Poll::Ready(Ok(()))
     }
 }
 
 /// Enough for most heads, and for a body that is copied behind.
-fn room(headers: &HeaderMap, framing: Outgoing) -> BytesMut {
+fn room(headers: &HeaderMap, framing: Outgoing) -> Queue {
     let body = match framing {
         Outgoing::Length(length) => usize::try_from(length).unwrap_or(usize::MAX),
         Outgoing::Nothing | Outgoing::Chunked | Outgoing::UntilClose => 0,
     };
     let body = if body <= COPIED { body } else { 0 };
-    BytesMut::with_capacity(128 + FIELD * headers.len() + body)
+    Queue::with_capacity(128 + FIELD * headers.len() + body)
 }
 
 /// The fields that the head's `Trailer` names.
