@@ -16,7 +16,7 @@ use super::{
     framing::Framing,
 };
 
-/// Room for the first read; it grows as long as reads fill it.
+/// Room for the first read of a body of unknown length; it grows as long as reads fill it.
 const FIRST_READ: usize = 8 * 1024;
 const LARGEST_READ: usize = 128 * 1024;
 
@@ -106,15 +106,34 @@ impl Receiving {
             if self.is_over() {
                 return Poll::Ready(Ok(None));
             }
-            if read.capacity() - read.len() < self.room / 2 {
-                read.reserve(self.room);
+            let room = self.room();
+            if read.capacity() - read.len() < room / 2 {
+                read.reserve(room);
             }
-            match ready!(pin!(io.read_buf(read)).poll(cx))? {
+            let Poll::Ready(came) = pin!(io.read_buf(read)).poll(cx) else {
+                if read.is_empty() {
+                    // Whoever waits for a peer holds no buffer.
+                    *read = BytesMut::new();
+                }
+                return Poll::Pending;
+            };
+            match came? {
                 0 if matches!(self.rest, Rest::UntilClose) => self.rest = Rest::Nothing,
                 0 => return Poll::Ready(Err(Error::Closed)),
                 length if length >= self.room => self.room = (self.room * 2).min(LARGEST_READ),
                 _ => {}
             }
+        }
+    }
+
+    /// Room for the next read. A read that leaves some of it has shown that there is no more for now; one that fills it
+    /// has the next ask the kernel in vain.
+    fn room(&self) -> usize {
+        match self.rest {
+            Rest::Length(left) => usize::try_from(left.saturating_add(1))
+                .unwrap_or(LARGEST_READ)
+                .min(LARGEST_READ),
+            _ => self.room,
         }
     }
 
@@ -157,4 +176,42 @@ pub(super) fn poll_head<T: AsyncRead + Unpin>(
     ready!(Pin::new(io).poll_read(cx, &mut buffer))?;
     read.extend_from_slice(buffer.filled());
     Poll::Ready(Ok(buffer.filled().len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use tokio::io::{AsyncWriteExt, duplex};
+
+    use super::*;
+
+    /// The next frame's length, if there is one now.
+    fn poll(body: &mut Receiving, io: &mut (impl AsyncRead + Unpin), read: &mut BytesMut) -> Poll<usize> {
+        let mut cx = Context::from_waker(Waker::noop());
+        let frame = body.poll(&mut cx, io, read);
+        frame.map(|frame| frame.unwrap().unwrap().into_data().unwrap().len())
+    }
+
+    #[tokio::test]
+    async fn a_body_of_known_length_comes_in_few_reads() {
+        let (mut near, mut far) = duplex(LARGEST_READ);
+        let length = LARGEST_READ / 2;
+        let mut body = Receiving::new(Framing::Length(length as u64));
+        near.write_all(&vec![0; length]).await.unwrap();
+        let mut read = BytesMut::new();
+        assert_eq!(poll(&mut body, &mut far, &mut read), Poll::Ready(length));
+        assert!(body.is_complete());
+    }
+
+    /// However much was promised.
+    #[tokio::test]
+    async fn a_body_that_is_waited_for_takes_no_memory() {
+        for framing in [Framing::Length(u64::MAX), Framing::Chunked, Framing::UntilClose] {
+            let (_near, mut far) = duplex(1);
+            let mut read = BytesMut::new();
+            assert!(poll(&mut Receiving::new(framing), &mut far, &mut read).is_pending());
+            assert_eq!(read.capacity(), 0, "{framing:?}");
+        }
+    }
 }
