@@ -186,13 +186,17 @@ where
     }
 
     fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut woke = false;
         loop {
             if self.writing.is_empty() {
                 let mut state = self.shared.lock();
                 // A buffer is given back when it is written: a connection may be idle for long.
                 self.writing = std::mem::take(&mut state.out);
                 self.receiver.written();
-                state.wake_waiting();
+                // Those woken have yet to run: until then there seems to be room for the next, too.
+                if !std::mem::replace(&mut woke, true) {
+                    state.wake_waiting();
+                }
                 if self.writing.is_empty() {
                     break;
                 }

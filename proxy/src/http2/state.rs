@@ -1,7 +1,7 @@
 //! What the tasks of a connection share: its streams, its windows, and the bytes that wait to be written.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     hash::{BuildHasherDefault, Hasher},
     task::{Context, Poll, Waker},
 };
@@ -22,7 +22,8 @@ use super::{
 pub(super) const FIRST_WINDOW: i64 = 65_535;
 /// The largest window that there may be.
 pub(super) const LARGEST_WINDOW: i64 = 0x7fff_ffff;
-/// Bytes that may wait to be written before those who write bodies wait: four full TLS records.
+/// Bytes that may wait to be written before those who write bodies wait: four full TLS records, and as much as TLS takes
+/// at a time.
 const FULL: usize = 64 * 1024;
 /// The first buffer of what waits, as large as the allocator has at hand, and the next.
 const LITTLE: usize = 8 * 1024;
@@ -57,7 +58,7 @@ pub(super) struct State {
     /// The send window of a stream that begins.
     pub(super) initial_window: i64,
     /// Streams that wait for the connection's window, or for what there is to be written.
-    waiting: Vec<u32>,
+    waiting: VecDeque<u32>,
     driver: Option<Waker>,
     /// It was woken since it last ran.
     woken: bool,
@@ -99,7 +100,7 @@ impl State {
             distance: Distance::default(),
             send_window: FIRST_WINDOW,
             initial_window: FIRST_WINDOW,
-            waiting: Vec::new(),
+            waiting: VecDeque::new(),
             driver: None,
             woken: false,
             going: false,
@@ -191,11 +192,10 @@ impl State {
         let mut rest = data;
         let mut wrote = false;
         let blocked = loop {
-            let window = self.send_window.min(stream.send_window);
-            if !rest.is_empty() && (window <= 0 || self.out.len() >= FULL) {
+            let room = room(&self.out, self.send_window.min(stream.send_window));
+            if !rest.is_empty() && room == 0 {
                 break true;
             }
-            let room = usize::try_from(window).unwrap_or_default();
             let (piece, behind) = rest.split_at(rest.len().min(room).min(LARGEST));
             rest = behind;
             make_room(&mut self.out, HEAD + piece.len());
@@ -208,7 +208,8 @@ impl State {
             }
         };
         if blocked && stream.send_window > 0 && !self.waiting.contains(&id) {
-            self.waiting.push(id);
+            stream.wanted = rest.len();
+            self.waiting.push_back(id);
         }
         if wrote {
             self.wake_driver();
@@ -233,12 +234,22 @@ impl State {
         Ok(())
     }
 
-    /// Has those go on who waited for the connection.
+    /// Has those go on who waited for the connection, in turn: as many as there is room for. The others would only find
+    /// it full again.
     pub(super) fn wake_waiting(&mut self) {
-        for id in std::mem::take(&mut self.waiting) {
-            if let Some(stream) = self.streams.get_mut(&id) {
+        let mut room = room(&self.out, self.send_window);
+        while room > 0
+            && let Some(id) = self.waiting.pop_front()
+        {
+            let stream = self.streams.get_mut(&id);
+            if let Some(stream) = stream.filter(|stream| stream.writer.is_some()) {
+                room = room.saturating_sub(stream.wanted);
                 stream.wake_writer();
             }
+        }
+        if self.send_window > 0 && !self.waiting.is_empty() {
+            // Their turn comes also when those before them write nothing after all.
+            self.wake_driver();
         }
     }
 
@@ -353,6 +364,12 @@ impl State {
             stream.fail(error.clone());
         }
     }
+}
+
+/// How many octets of a body may be put behind what waits to be written, as far as a window lets them through.
+fn room(out: &BytesMut, window: i64) -> usize {
+    let window = usize::try_from(window).unwrap_or_default();
+    window.min(FULL.saturating_sub(out.len() + HEAD))
 }
 
 /// Has a buffer grow in few steps, since growth copies.

@@ -35,6 +35,8 @@ pub(super) struct Stream {
     pub(super) window: Window,
     /// Octets that may be sent.
     pub(super) send_window: i64,
+    /// Octets that wait for the connection.
+    pub(super) wanted: usize,
     pub(super) reader: Option<Waker>,
     pub(super) writer: Option<Waker>,
 }
@@ -55,6 +57,7 @@ impl Stream {
             due: None,
             window: Window::of_stream(),
             send_window,
+            wanted: 0,
             reader: None,
             writer: None,
         }

@@ -25,6 +25,7 @@ use crate::http::{Body, BodyError};
 mod faults;
 mod life;
 mod tunnels;
+mod turns;
 mod windows;
 
 /// A SETTINGS frame that sets nothing.
