@@ -229,6 +229,7 @@ impl App {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+        self.context.access_log.flush();
         tracing::info!("stopped");
         Ok(())
     }

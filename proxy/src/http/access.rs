@@ -1,86 +1,19 @@
 //! The access log: one JSON line on stdout for each request, with the fields that OSM's Envoy wrote.
 
 use std::{
-    io::{self, Write},
     net::SocketAddr,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
-    },
-    thread,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant, SystemTime},
 };
 
 use http::{HeaderMap, Request, StatusCode, Version, header::USER_AGENT};
 use serde::Serialize;
 
-use super::{Body, flow::Flow};
+use super::{AccessLog, Body, flow::Flow};
 use crate::{policy, reason::Reason};
 
-/// Lines that wait to be written; beyond, lines are dropped, since no request waits for its line.
-const WAITING: usize = 4096;
-
-/// Where lines go: a thread of their own, begun with the first one. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub struct AccessLog(Arc<Writer>);
-
-#[derive(Debug, Default)]
-struct Writer {
-    lines: OnceLock<SyncSender<Vec<u8>>>,
-    dropped: Arc<AtomicU64>,
-}
-
-impl AccessLog {
-    /// A log that is written to `out` instead of stdout.
-    pub fn to(out: impl Write + Send + 'static) -> Self {
-        let log = Self::default();
-        log.0.lines.get_or_init(|| log.0.start(out));
-        log
-    }
-
-    fn write(&self, line: Vec<u8>) {
-        let lines = self.0.lines.get_or_init(|| self.0.start(io::stdout()));
-        if lines.try_send(line).is_err() {
-            self.0.dropped.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
-impl Writer {
-    fn start(&self, out: impl Write + Send + 'static) -> SyncSender<Vec<u8>> {
-        let (sender, lines) = sync_channel(WAITING);
-        let dropped = self.dropped.clone();
-        let started = thread::Builder::new()
-            .name("access-log".to_owned())
-            .spawn(move || write_all(&lines, &dropped, out));
-        if let Err(error) = started {
-            tracing::warn!(%error, "no thread for the access log; it is not written");
-        }
-        sender
-    }
-}
-
-fn write_all(lines: &Receiver<Vec<u8>>, dropped: &AtomicU64, mut out: impl Write) {
-    while let Ok(line) = lines.recv() {
-        let mut batch = line;
-        while batch.len() < 64 * 1024
-            && let Ok(line) = lines.try_recv()
-        {
-            batch.extend_from_slice(&line);
-        }
-        if out.write_all(&batch).and_then(|()| out.flush()).is_err() {
-            return;
-        }
-        let dropped = dropped.swap(0, Ordering::Relaxed);
-        if dropped > 0 {
-            tracing::warn!(
-                dropped,
-                "access log lines were dropped: stdout is read too slowly"
-            );
-        }
-    }
-}
+/// Room for a usual line.
+const LINE: usize = 768;
 
 /// What is known of one request; its line is written when this is dropped.
 #[derive(Debug)]
@@ -183,9 +116,10 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        if let Ok(mut line) = serde_json::to_vec(&self.line()) {
+        let mut line = Vec::with_capacity(LINE);
+        if serde_json::to_writer(&mut line, &self.line()).is_ok() {
             line.push(b'\n');
-            self.log.write(line);
+            self.log.write(&line);
         }
     }
 }
@@ -273,26 +207,11 @@ fn timestamp(time: SystemTime) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{Sender, channel};
-
     use super::*;
-
-    struct Lines(Sender<Vec<u8>>);
-
-    impl Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let _ = self.0.send(bytes.to_vec());
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::http::lines::tests::{SOON, log};
 
     fn logged(tell: impl FnOnce(&mut Entry)) -> serde_json::Value {
-        let (sender, lines) = channel();
-        let log = AccessLog::to(Lines(sender));
+        let (log, lines) = log(Duration::ZERO);
         let flow = Arc::new(Flow::default());
         flow.sent.store(7, Ordering::Relaxed);
         let request = Request::get("/books?id=1")
@@ -303,7 +222,7 @@ mod tests {
         let mut entry = Entry::new(&log, &flow, &request, "");
         tell(&mut entry);
         drop(entry);
-        let line = lines.recv_timeout(Duration::from_secs(10)).unwrap();
+        let line = lines.recv_timeout(SOON).unwrap();
         assert!(line.ends_with(b"\n"));
         serde_json::from_slice(&line).unwrap()
     }

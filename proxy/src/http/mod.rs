@@ -9,6 +9,7 @@ mod flow;
 mod forward;
 mod headers;
 pub mod limits;
+mod lines;
 mod repeat;
 pub mod rescue;
 mod respond;
@@ -16,8 +17,9 @@ mod server;
 mod session;
 mod upgrade;
 
-pub use access::{AccessLog, LOGGED};
+pub use access::LOGGED;
 pub use again::Harmless;
 pub use body::{Body, BodyError};
+pub use lines::AccessLog;
 pub use server::serve;
 pub use session::{Serving, Session};
