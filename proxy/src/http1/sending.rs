@@ -8,7 +8,7 @@ use std::{
 
 use bytes::{BufMut, Bytes};
 use http::{HeaderMap, HeaderName, Request, Response, header::TRAILER};
-use http_body::Body;
+use http_body::{Body, Frame};
 use tokio::io::AsyncWrite;
 
 use super::{
@@ -32,6 +32,8 @@ pub(super) struct Sending<B> {
     announced: Vec<HeaderName>,
     out: Queue,
     ended: bool,
+    /// Why it ends before its time. What came until then is written first.
+    broken: Option<Error>,
     flushed: bool,
 }
 
@@ -75,6 +77,7 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Sending<B> {
             announced,
             out,
             ended: matches!(framing, Outgoing::Nothing | Outgoing::Length(0)),
+            broken: None,
             flushed: false,
         }
     }
@@ -86,37 +89,39 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Sending<B> {
         io: &mut W,
     ) -> Poll<Result<(), Error>> {
         loop {
-            let waits = self.fill(cx)?;
+            let filled = self.poll_fill(cx);
             if self.out.is_empty() {
                 if !self.flushed {
                     ready!(Pin::new(&mut *io).poll_flush(cx))?;
                     self.flushed = true;
                 }
-                return match waits {
-                    true => Poll::Pending,
-                    false => Poll::Ready(Ok(())),
-                };
+                return filled.map(|()| self.broken.take().map_or(Ok(()), Err));
             }
             self.flushed = false;
             ready!(self.out.poll_write(cx, io))?;
         }
     }
 
-    /// Takes of the body what is at hand. Says whether there is more to wait for.
-    fn fill(&mut self, cx: &mut Context<'_>) -> Result<bool, Error> {
+    /// Takes of the body what is at hand. Ready when that is enough for now.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while !self.ended && !self.out.is_full() {
-            let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
-                return Ok(true);
-            };
-            match frame.transpose().map_err(Error::Body)? {
-                None => self.end(None)?,
-                Some(frame) => match frame.into_data() {
-                    Ok(data) => self.put(data)?,
-                    Err(frame) => self.end(frame.into_trailers().ok())?,
-                },
+            let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+            if let Err(error) = self.take(frame) {
+                self.ended = true;
+                self.broken = Some(error);
             }
         }
-        Ok(!self.ended)
+        Poll::Ready(())
+    }
+
+    fn take(&mut self, frame: Option<Result<Frame<Bytes>, BodyError>>) -> Result<(), Error> {
+        match frame.transpose().map_err(Error::Body)? {
+            None => self.end(None),
+            Some(frame) => match frame.into_data() {
+                Ok(data) => self.put(data),
+                Err(frame) => self.end(frame.into_trailers().ok()),
+            },
+        }
     }
 
     fn put(&mut self, data: Bytes) -> Result<(), Error> {
