@@ -7,7 +7,7 @@ use super::*;
 use crate::spec::Severity;
 
 fn namespace(name: &str, label: &str) -> String {
-    format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {name}\n  labels:\n    a: {label}\n")
+    format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: \"{name}\"\n  labels:\n    a: \"{label}\"\n")
 }
 
 fn label(objects: &Objects, name: &str) -> Option<String> {

@@ -110,42 +110,6 @@ pub(super) fn position(text: &str, field: &str) -> (u32, u32) {
     found
 }
 
-/// The path of the innermost field that starts at or before a place.
-pub(super) fn field_at(text: &str, line: u32, column: u32) -> String {
-    let mut best = String::new();
-    if let Ok(root) = serde_saphyr::from_str::<Node>(text) {
-        descend(&root, String::new(), (line, column), &mut best);
-    }
-    best
-}
-
-fn descend(node: &Node, path: String, place: (u32, u32), best: &mut String) {
-    match node {
-        Node::Scalar => {}
-        Node::Map(entries) => {
-            for (key, value) in entries {
-                if line_column(key.defined).is_some_and(|at| at <= place) {
-                    let path = join(&path, &key.value);
-                    best.clone_from(&path);
-                    descend(&value.value, path, place, best);
-                }
-            }
-        }
-        Node::Seq(items) => {
-            for (index, item) in items.iter().enumerate() {
-                if line_column(item.defined).is_some_and(|at| at <= place) {
-                    let path = format!("{path}[{index}]");
-                    best.clone_from(&path);
-                    // A mapping in a sequence starts where its first key does; an error at that place means the mapping.
-                    if line_column(item.defined) != Some(place) {
-                        descend(&item.value, path, place, best);
-                    }
-                }
-            }
-        }
-    }
-}
-
 /// `path.key`.
 pub(super) fn join(path: &str, key: &str) -> String {
     if path.is_empty() {

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     Diagnostic, Finding, Object, ObjectName, Severity, Source, Stored,
-    text::{Mistake, Text},
+    text::{self, Mistake, Text},
 };
 use crate::validator;
 
@@ -68,15 +68,15 @@ struct HeaderMeta {
 /// When the text is not YAML or JSON. An object that is not as its kind demands is not an error but
 /// [`Document::Invalid`].
 pub fn read(source: &Source) -> Result<Document, Box<Diagnostic>> {
-    let text = Text::Yaml(source);
+    let object = text::parse(source)?;
+    let text = Text::of_file(&object, source);
     match text.read::<Header>() {
         Ok(header) => Ok(document(text, &header)),
-        Err(mut mistake) => {
-            mistake.field = Some(String::new());
-            mistake.reason = format!("the document does not parse: {}", mistake.reason);
-            let remedy = "correct the file; until then everything last read from it stays in force";
-            Err(Box::new(text.mistaken(String::new(), mistake, remedy.to_owned())))
-        }
+        Err(mistake) => Err(text::unparsed(
+            source,
+            source.locate(&mistake.field),
+            &mistake.reason,
+        )),
     }
 }
 
@@ -84,7 +84,7 @@ pub fn read(source: &Source) -> Result<Document, Box<Diagnostic>> {
 /// no place.
 #[must_use]
 pub fn read_json(api_version: &str, kind: &str, object: &Value) -> Document {
-    let text = Text::Json(object);
+    let text = Text::of_server(object);
     let header = Header {
         api_version: api_version.to_owned(),
         kind: kind.to_owned(),
@@ -333,12 +333,15 @@ fn nameless(text: Text<'_>, key: Key) -> Document {
     Document::Invalid(key, vec![diagnostic])
 }
 
-fn mistyped(text: Text<'_>, key: Key, mut mistake: Mistake) -> Document {
-    mistake.reason = format!("{}; the object is not used", mistake.reason);
-    let remedy = format!(
-        "write the field as {} has it; until then the last good version stays in force",
-        key.kind
+fn mistyped(text: Text<'_>, key: Key, mistake: Mistake) -> Document {
+    let finding = Finding::error(
+        mistake.field,
+        format!("{}; the object is not used", mistake.reason),
+        format!(
+            "write the field as {} has it; until then the last good version stays in force",
+            key.kind
+        ),
     );
-    let diagnostic = text.mistaken(key.to_string(), mistake, remedy);
+    let diagnostic = text.diagnostic(key.to_string(), finding);
     Document::Invalid(key, vec![diagnostic])
 }

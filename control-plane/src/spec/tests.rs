@@ -182,3 +182,19 @@ fn durations_are_those_of_go() {
         assert_eq!(parse(wrong), None, "{wrong}");
     }
 }
+
+/// A manifest that a cluster refuses is not used from a file either, and one that it takes is.
+#[test]
+fn scalars_are_what_an_api_server_takes_them_for() {
+    let labelled = |label: &str| {
+        format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: a\n  labels:\n    b: {label}\n")
+    };
+    for number_or_bool in ["1", "true", "no"] {
+        let found = (Severity::Error, 16, "metadata.labels.b".to_owned());
+        assert_eq!(only(&labelled(number_or_bool)), found, "{number_or_bool}");
+    }
+    assert!(diagnostics(&labelled("\"1\"")).is_empty());
+    let config = "apiVersion: config.openservicemesh.io/v1alpha2\nkind: MeshConfig\nmetadata:\n  name: c\nspec:\n  \
+                  traffic:\n    enableEgress: yes\n";
+    assert!(diagnostics(config).is_empty());
+}

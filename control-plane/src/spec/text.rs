@@ -1,119 +1,105 @@
 //! The text of one object: YAML as people write it, or JSON as an API server gives it.
 
-use std::cell::RefCell;
-
 use serde::de::DeserializeOwned;
 use serde_ignored::Path;
 use serde_json::Value;
 
-use super::{Diagnostic, Finding, Severity, Source, locate};
+use super::{Diagnostic, Finding, Source, locate};
 
-/// A text to read, and where it stands.
+/// One object, and where it stands.
 #[derive(Clone, Copy)]
-pub(super) enum Text<'a> {
-    /// YAML; JSON is part of it.
-    Yaml(&'a Source),
-    /// JSON that stands in no file.
-    Json(&'a Value),
+pub(super) struct Text<'a> {
+    object: &'a Value,
+    /// The YAML that it was read from; `None`: it stands in no file.
+    source: Option<&'a Source>,
 }
 
 /// Why a text is not what it should be.
 pub(super) struct Mistake {
-    /// Line and column within the text.
-    place: Option<(u32, u32)>,
-    /// The field, where it is known already.
-    pub(super) field: Option<String>,
+    /// The field.
+    pub(super) field: String,
     /// What is wrong.
     pub(super) reason: String,
 }
 
-impl Text<'_> {
+/// What a YAML document says; JSON is part of that. The kinds are read from this, and not from YAML each: they read an
+/// object of a file as they read one of an API server.
+///
+/// # Errors
+/// When it is no YAML.
+pub(super) fn parse(source: &Source) -> Result<Value, Box<Diagnostic>> {
+    serde_saphyr::from_str(&source.text).map_err(|error| {
+        let place = error.location().and_then(|at| {
+            let line = u32::try_from(at.line()).ok().filter(|&line| line > 0)?;
+            Some((source.line + line - 1, u32::try_from(at.column()).ok()?))
+        });
+        let place = place.unwrap_or_else(|| source.locate(""));
+        unparsed(source, place, &error.without_snippet().to_string())
+    })
+}
+
+/// Says that a document is no object, and where.
+pub(super) fn unparsed(source: &Source, (line, column): (u32, u32), error: &str) -> Box<Diagnostic> {
+    let remedy = "correct the file; until then everything last read from it stays in force";
+    let message = format!("the document does not parse: {}", reason(error));
+    Box::new(Diagnostic {
+        line,
+        column,
+        ..source.diagnostic(String::new(), Finding::error("", message, remedy))
+    })
+}
+
+impl<'a> Text<'a> {
+    /// An object as an API server gives it.
+    pub(super) fn of_server(object: &'a Value) -> Self {
+        let source = None;
+        Self { object, source }
+    }
+
+    /// An object that was read from here.
+    pub(super) fn of_file(object: &'a Value, source: &'a Source) -> Self {
+        let source = Some(source);
+        Self { object, source }
+    }
+
     /// Reads it as `T`. Fields that `T` does not have are no matter.
     pub(super) fn read<T: DeserializeOwned>(self) -> Result<T, Mistake> {
-        match self {
-            Self::Yaml(source) => serde_saphyr::from_str(&source.text).map_err(|error| of_yaml(&error)),
-            // Only a text that is wrong is read with an eye on the path.
-            Self::Json(json) => T::deserialize(json).or_else(|_| self.read_noting().map(|(value, _)| value)),
-        }
+        // Only an object that is wrong is read with an eye on the path.
+        T::deserialize(self.object).or_else(|_| self.read_noting().map(|(value, _)| value))
     }
 
     /// Reads it as `T`, and notes the fields that `T` does not have.
     pub(super) fn read_noting<T: DeserializeOwned>(self) -> Result<(T, Vec<String>), Mistake> {
-        let ignored = RefCell::new(Vec::new());
-        let note = |path: Path<'_>| ignored.borrow_mut().push(field(&path));
-        let value = match self {
-            Self::Yaml(source) => serde_saphyr::with_deserializer_from_str(&source.text, |yaml| {
-                serde_ignored::deserialize(yaml, note)
-            })
-            .map_err(|error| of_yaml(&error)),
-            Self::Json(json) => {
-                let mut track = serde_path_to_error::Track::new();
-                let tracked = serde_path_to_error::Deserializer::new(json, &mut track);
-                serde_ignored::deserialize(tracked, note).map_err(|error| Mistake {
-                    place: None,
-                    field: Some(track.path().to_string().trim_matches('.').to_owned()),
-                    reason: reason(&error.to_string()),
-                })
-            }
-        };
-        value.map(|value| (value, ignored.into_inner()))
+        let mut ignored = Vec::new();
+        let mut track = serde_path_to_error::Track::new();
+        let tracked = serde_path_to_error::Deserializer::new(self.object, &mut track);
+        let read = serde_ignored::deserialize(tracked, |path: Path<'_>| ignored.push(field(&path)));
+        let value = read.map_err(|error| Mistake {
+            field: track.path().to_string().trim_matches('.').to_owned(),
+            reason: reason(&error.to_string()),
+        });
+        value.map(|value| (value, ignored))
     }
 
     /// Where it stands, as far as is worth keeping: a copy of it where fields are to be located later.
     pub(super) fn source(self, keep_text: bool) -> Source {
-        match self {
-            Self::Yaml(source) if keep_text => source.clone(),
-            Self::Yaml(source) => Source {
+        match self.source {
+            Some(source) if keep_text => source.clone(),
+            Some(source) => Source {
                 file: source.file.clone(),
                 line: source.line,
                 text: Default::default(),
             },
-            Self::Json(_) => Source::default(),
+            None => Source::default(),
         }
     }
 
     /// A diagnostic about a field.
     pub(super) fn diagnostic(self, object: String, finding: Finding) -> Diagnostic {
-        match self {
-            Self::Yaml(source) => source.diagnostic(object, finding),
-            Self::Json(_) => Source::default().diagnostic(object, finding),
+        match self.source {
+            Some(source) => source.diagnostic(object, finding),
+            None => Source::default().diagnostic(object, finding),
         }
-    }
-
-    /// A diagnostic about a mistake in it.
-    pub(super) fn mistaken(self, object: String, mistake: Mistake, remedy: String) -> Diagnostic {
-        let (file, line, column, field) = match self {
-            Self::Yaml(source) => {
-                let (line, column) = mistake
-                    .place
-                    .unwrap_or_else(|| locate::position(&source.text, ""));
-                let field = locate::field_at(&source.text, line, column);
-                (source.file.clone(), source.line + line - 1, column, field)
-            }
-            Self::Json(_) => Default::default(),
-        };
-        Diagnostic {
-            severity: Severity::Error,
-            object,
-            file,
-            line,
-            column,
-            field: mistake.field.unwrap_or(field),
-            message: mistake.reason,
-            remedy,
-        }
-    }
-}
-
-fn of_yaml(error: &serde_saphyr::Error) -> Mistake {
-    let place = error.location().and_then(|at| {
-        let line = u32::try_from(at.line()).ok().filter(|&line| line > 0)?;
-        Some((line, u32::try_from(at.column()).ok()?))
-    });
-    Mistake {
-        place,
-        field: None,
-        reason: reason(&error.without_snippet().to_string()),
     }
 }
 

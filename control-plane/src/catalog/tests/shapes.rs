@@ -4,12 +4,12 @@ use std::net::IpAddr;
 
 use super::*;
 
-const NAMESPACE: &str = "---\n{apiVersion: v1, kind: Namespace, metadata: {name: n, labels: {openservicemesh.io/monitored-by: osm}}}\n";
+const NAMESPACE: &str = "---\n{apiVersion: v1, kind: Namespace, metadata: {name: ns, labels: {openservicemesh.io/monitored-by: osm}}}\n";
 
 fn meshed(name: &str, account: &str, ips: &[&str]) -> String {
     let ips: Vec<String> = ips.iter().map(|ip| format!("{{ip: \"{ip}\"}}")).collect();
     format!(
-        "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: n, uid: uid-{name}}}, spec: \
+        "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: ns, uid: uid-{name}}}, spec: \
          {{serviceAccountName: {account}, containers: [{{name: app}}, {{name: weir-proxy}}]}}, status: {{podIPs: [{}]}}}}\n",
         ips.join(", ")
     )
@@ -17,7 +17,7 @@ fn meshed(name: &str, account: &str, ips: &[&str]) -> String {
 
 fn service(name: &str, spec: &str) -> String {
     format!(
-        "---\n{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: n}}, spec: {{{spec}}}}}\n"
+        "---\n{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: ns}}, spec: {{{spec}}}}}\n"
     )
 }
 
@@ -25,7 +25,7 @@ fn service(name: &str, spec: &str) -> String {
 fn endpoints(service: &str, slice: &str, ports: &str, endpoints: &str) -> String {
     format!(
         "---\n{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, metadata: {{name: {slice}, \
-         namespace: n, labels: {{kubernetes.io/service-name: {service}}}}}, ports: [{ports}], endpoints: [{endpoints}]}}\n"
+         namespace: ns, labels: {{kubernetes.io/service-name: {service}}}}}, ports: [{ports}], endpoints: [{endpoints}]}}\n"
     )
 }
 
@@ -43,7 +43,7 @@ fn joined(documents: &[String]) -> (Snapshot, Vec<Diagnostic>) {
 
 /// `ip:port` of the endpoints of a service's first port.
 fn dialled(snapshot: &Snapshot, service: &str) -> Vec<String> {
-    let port = &snapshot.services.get(&key("n", service)).unwrap().ports[0];
+    let port = &snapshot.services.get(&key("ns", service)).unwrap().ports[0];
     port.endpoints
         .iter()
         .map(|it| format!("{}:{}", it.ip, it.port))
@@ -120,7 +120,7 @@ fn a_named_port_may_be_another_in_each_pod() {
         ),
     ]);
     assert_eq!(dialled(&snapshot, "s"), ["10.0.0.1:8080", "10.0.0.2:8081"]);
-    let admin = &snapshot.services.get(&key("n", "s")).unwrap().ports[1];
+    let admin = &snapshot.services.get(&key("ns", "s")).unwrap().ports[1];
     assert_eq!(
         (admin.number, admin.endpoints.len(), admin.endpoints[0].port),
         (81, 1, 9)
@@ -173,7 +173,7 @@ fn a_pod_of_two_families_is_one_pod_and_two_addresses() {
             endpoints("s", "s-4", "{port: 80}", &of_pod("a", "10.0.0.1", "ready: true")),
             endpoints("s", "s-6", "{port: 80}", &of_pod("a", "fd00::1", "ready: true")),
         ]);
-        let addresses = snapshot.services.get(&key("n", "s")).unwrap().cluster_ips.len();
+        let addresses = snapshot.services.get(&key("ns", "s")).unwrap().cluster_ips.len();
         (addresses, dialled(&snapshot, "s"))
     };
     let both = "clusterIP: 10.96.0.1, clusterIPs: [10.96.0.1, \"fd01::1\"]";
@@ -223,15 +223,15 @@ fn an_external_name_is_passed_through_or_said_to_be_refused() {
     let (_, diagnostics) = joined(&[mesh(false), services.clone()]);
     assert_eq!(diagnostics.len(), 1);
     assert!(
-        diagnostics[0].object == "Service n/far" && diagnostics[0].message.contains("enableEgress is off")
+        diagnostics[0].object == "Service ns/far" && diagnostics[0].message.contains("enableEgress is off")
     );
 
-    let split = "---\n{apiVersion: split.smi-spec.io/v1alpha2, kind: TrafficSplit, metadata: {name: t, namespace: n}, \
+    let split = "---\n{apiVersion: split.smi-spec.io/v1alpha2, kind: TrafficSplit, metadata: {name: t, namespace: ns}, \
                  spec: {service: s, backends: [{service: far, weight: 1}]}}\n";
     let (snapshot, diagnostics) = joined(&[mesh(true), services, split.to_owned()]);
-    assert!(snapshot.services.get(&key("n", "s")).unwrap().split.is_none());
+    assert!(snapshot.services.get(&key("ns", "s")).unwrap().split.is_none());
     assert!(
-        diagnostics[0].message.contains("n/far is an ExternalName"),
+        diagnostics[0].message.contains("ns/far is an ExternalName"),
         "{}",
         diagnostics[0]
     );
@@ -242,7 +242,7 @@ fn a_pod_without_service_is_in_the_mesh_and_serves_nothing() {
     let (snapshot, diagnostics) = joined(&[meshed("job", "runner", &["10.0.0.1"])]);
     assert_eq!(diagnostics, []);
     let pod = &snapshot.pods.get("uid-job").unwrap();
-    assert_eq!(&*pod.principal, "spiffe://cluster.local/ns/n/sa/runner");
+    assert_eq!(&*pod.principal, "spiffe://cluster.local/ns/ns/sa/runner");
     assert!(pod.inbound.is_empty());
 }
 
@@ -258,7 +258,7 @@ fn a_service_without_ports_or_with_wrong_ones_harms_no_other() {
         endpoints("good", "g", "{port: 80}", &of_pod("a", "10.0.0.1", "ready: true")),
     ]);
     let about: Vec<&str> = diagnostics.iter().map(|it| it.object.as_str()).collect();
-    assert_eq!(about, ["Service n/bare", "Service n/wrong"]);
+    assert_eq!(about, ["Service ns/bare", "Service ns/wrong"]);
     assert_eq!(dialled(&snapshot, "good"), ["10.0.0.1:80"]);
     assert_eq!(direct(&snapshot, "10.0.0.1"), ["good"]);
 }
