@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 /// Namespace and name.
 pub(crate) type Key = (String, String);
@@ -21,7 +21,7 @@ pub(crate) type Key = (String, String);
 pub struct ManifestError {
     /// The file at fault.
     pub file: PathBuf,
-    /// What is wrong, with line and column where known.
+    /// What is wrong, with the place or the object and its field.
     pub message: String,
 }
 
@@ -142,17 +142,6 @@ fn list(dir: &Path, found: &mut Vec<PathBuf>, errors: &mut Vec<ManifestError>) {
     }
 }
 
-#[derive(Deserialize)]
-struct Head {
-    kind: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct List {
-    #[serde(default)]
-    items: Vec<serde_json::Value>,
-}
-
 /// All objects of a file. Blank lines stand in for the documents before, so that errors name the right line.
 fn parse(text: &str) -> Result<Vec<Object>, String> {
     let mut objects = Vec::new();
@@ -161,7 +150,8 @@ fn parse(text: &str) -> Result<Vec<Object>, String> {
     let mut flush = |document: &mut String, seen: usize| -> Result<(), String> {
         let blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
         if !document.lines().all(blank) {
-            one(document, &mut objects)?;
+            let value = serde_saphyr::from_str(document).map_err(|error| error.to_string())?;
+            one(&value, &mut objects)?;
         }
         *document = "\n".repeat(seen);
         Ok(())
@@ -180,14 +170,12 @@ fn parse(text: &str) -> Result<Vec<Object>, String> {
 }
 
 /// Adds what a document holds; the items of a List each as a document of their own.
-fn one(document: &str, objects: &mut Vec<Object>) -> Result<(), String> {
-    let head: Head = typed(document)?;
-    objects.push(match head.kind.as_deref() {
+fn one(document: &Value, objects: &mut Vec<Object>) -> Result<(), String> {
+    objects.push(match document["kind"].as_str() {
         None => return Err("an object without `kind`".into()),
         Some("List") => {
-            let list: List = typed(document)?;
-            for (index, item) in list.items.iter().enumerate() {
-                one(&item.to_string(), objects).map_err(|error| format!("items[{index}]: {error}"))?;
+            for (index, item) in document["items"].as_array().into_iter().flatten().enumerate() {
+                one(item, objects).map_err(|error| format!("items[{index}]: {error}"))?;
             }
             return Ok(());
         }
@@ -204,8 +192,13 @@ fn one(document: &str, objects: &mut Vec<Object>) -> Result<(), String> {
     Ok(())
 }
 
-fn typed<T: DeserializeOwned>(document: &str) -> Result<T, String> {
-    serde_saphyr::from_str(document).map_err(|error| error.to_string())
+/// Reads an object as its kind demands. Not from YAML itself: that would be code of its own for each field of Kubernetes.
+fn typed<T: DeserializeOwned>(document: &Value) -> Result<T, String> {
+    serde_path_to_error::deserialize(document).map_err(|error| {
+        let [kind, name] = [&document["kind"], &document["metadata"]["name"]];
+        let [kind, name] = [kind, name].map(|text| text.as_str().unwrap_or_default());
+        format!("{kind} {name}: {error}")
+    })
 }
 
 impl Manifests {
@@ -240,7 +233,7 @@ impl Manifests {
 mod tests {
     use super::*;
 
-    const GOOD: &str = "# a comment\n---\nkind: Service\nmetadata: {name: a, namespace: n}\n---\nkind: TrafficSplit\nmetadata: {name: x}\nspec: {}\n";
+    const GOOD: &str = "# a comment\n---\nkind: Service\nmetadata: {name: a, namespace: ns}\n---\nkind: TrafficSplit\nmetadata: {name: x}\nspec: {}\n";
 
     #[test]
     fn kinds_of_others_are_left_alone() {
@@ -257,9 +250,11 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_line_in_the_file() {
-        let error = parse("kind: Service\n---\nkind: Service\nspec:\n  ports: 7\n").unwrap_err();
-        assert!(error.contains('5'), "{error}");
+    fn errors_name_the_line_or_the_field() {
+        let error = parse("kind: Service\n---\nkind: Service\nspec: [\n").unwrap_err();
+        assert!(error.contains("line 4") || error.contains("line 5"), "{error}");
+        let error = parse("kind: Service\nmetadata: {name: a}\nspec:\n  ports: 7\n").unwrap_err();
+        assert!(error.starts_with("Service a: spec.ports: "), "{error}");
     }
 
     #[test]
@@ -280,7 +275,7 @@ mod tests {
     #[test]
     fn a_later_directory_and_an_earlier_file_win() {
         let service = |ip: &str| {
-            format!("kind: Service\nmetadata: {{name: a, namespace: n}}\nspec: {{clusterIP: {ip}}}\n")
+            format!("kind: Service\nmetadata: {{name: a, namespace: ns}}\nspec: {{clusterIP: {ip}}}\n")
         };
         let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         std::fs::write(first.path().join("a.yaml"), service("10.96.0.1")).unwrap();

@@ -118,7 +118,10 @@ async fn broken(sandbox: Sandbox) {
             break error.to_string();
         }
     };
-    assert!(error.contains("web.yaml") && error.contains('5'), "{error}");
+    assert!(
+        error.contains("web.yaml: Deployment web: spec.replicas: "),
+        "{error}"
+    );
     assert!(bed.testbed.find("shop/web").unwrap().ready());
     bed.write("other.yaml", &deployment("other", 1, ""));
     bed.testbed
