@@ -5,6 +5,7 @@
 //! [`catalog`](crate::catalog).
 
 mod diagnostic;
+mod input;
 mod locate;
 mod membership;
 mod mesh_config;
@@ -15,7 +16,6 @@ mod smi;
 mod split;
 #[cfg(test)]
 mod tests;
-mod text;
 
 use std::{fmt, sync::Arc};
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     Diagnostic, Finding, Object, ObjectName, Severity, Source, Stored,
-    text::{self, Mistake, Text},
+    input::{self, Input, Mistake},
 };
 use crate::validator;
 
@@ -68,11 +68,11 @@ struct HeaderMeta {
 /// When the text is not YAML or JSON. An object that is not as its kind demands is not an error but
 /// [`Document::Invalid`].
 pub fn read(source: &Source) -> Result<Document, Box<Diagnostic>> {
-    let object = text::parse(source)?;
-    let text = Text::of_file(&object, source);
-    match text.read::<Header>() {
-        Ok(header) => Ok(document(text, &header)),
-        Err(mistake) => Err(text::unparsed(
+    let object = input::parse(source)?;
+    let input = Input::of_file(&object, source);
+    match input.read::<Header>() {
+        Ok(header) => Ok(document(input, &header)),
+        Err(mistake) => Err(input::unparsed(
             source,
             source.locate(&mistake.field),
             &mistake.reason,
@@ -84,80 +84,80 @@ pub fn read(source: &Source) -> Result<Document, Box<Diagnostic>> {
 /// no place.
 #[must_use]
 pub fn read_json(api_version: &str, kind: &str, object: &Value) -> Document {
-    let text = Text::of_server(object);
+    let input = Input::of_server(object);
     let header = Header {
         api_version: api_version.to_owned(),
         kind: kind.to_owned(),
-        metadata: text.read::<OnlyMeta>().unwrap_or_default().metadata,
+        metadata: input.read::<OnlyMeta>().unwrap_or_default().metadata,
     };
-    document(text, &header)
+    document(input, &header)
 }
 
-fn document(text: Text<'_>, header: &Header) -> Document {
+fn document(input: Input<'_>, header: &Header) -> Document {
     let (group, version) = header
         .api_version
         .split_once('/')
         .unwrap_or(("", &header.api_version));
     match (group, version, header.kind.as_str()) {
-        ("", "v1", "Namespace") => core(text, header, "Namespace", true, Object::Namespace),
-        ("", "v1", "Service") => core(text, header, "Service", true, Object::Service),
-        ("", "v1", "ServiceAccount") => core(text, header, "ServiceAccount", true, Object::ServiceAccount),
-        ("", "v1", "Pod") => core(text, header, "Pod", false, Object::Pod),
+        ("", "v1", "Namespace") => core(input, header, "Namespace", true, Object::Namespace),
+        ("", "v1", "Service") => core(input, header, "Service", true, Object::Service),
+        ("", "v1", "ServiceAccount") => core(input, header, "ServiceAccount", true, Object::ServiceAccount),
+        ("", "v1", "Pod") => core(input, header, "Pod", false, Object::Pod),
         ("discovery.k8s.io", "v1", "EndpointSlice") => {
-            core(text, header, "EndpointSlice", false, Object::EndpointSlice)
+            core(input, header, "EndpointSlice", false, Object::EndpointSlice)
         }
         ("access.smi-spec.io", "v1alpha3", "TrafficTarget") => policy(
-            text,
+            input,
             header,
             "TrafficTarget",
             Object::TrafficTarget,
             validator::traffic_target,
         ),
         ("specs.smi-spec.io", "v1alpha4", "HTTPRouteGroup") => policy(
-            text,
+            input,
             header,
             "HTTPRouteGroup",
             Object::HttpRouteGroup,
             validator::http_route_group,
         ),
         ("specs.smi-spec.io", "v1alpha4", "TCPRoute") => {
-            policy(text, header, "TCPRoute", Object::TcpRoute, validator::tcp_route)
+            policy(input, header, "TCPRoute", Object::TcpRoute, validator::tcp_route)
         }
         ("split.smi-spec.io", "v1alpha2" | "v1alpha3" | "v1alpha4", "TrafficSplit") => policy(
-            text,
+            input,
             header,
             "TrafficSplit",
             Object::TrafficSplit,
             validator::traffic_split,
         ),
         ("config.openservicemesh.io", "v1alpha1" | "v1alpha2", "MeshConfig") => policy(
-            text,
+            input,
             header,
             "MeshConfig",
             Object::MeshConfig,
             validator::mesh_config,
         ),
         ("policy.openservicemesh.io", "v1alpha1", "Egress") => {
-            not_followed(text, header, "Egress", validator::egress)
+            not_followed(input, header, "Egress", validator::egress)
         }
         ("policy.openservicemesh.io", "v1alpha1", "IngressBackend") => {
-            not_followed(text, header, "IngressBackend", validator::ingress_backend)
+            not_followed(input, header, "IngressBackend", validator::ingress_backend)
         }
         ("policy.openservicemesh.io", "v1alpha1", "Retry") => {
-            not_followed(text, header, "Retry", validator::retry)
+            not_followed(input, header, "Retry", validator::retry)
         }
         ("policy.openservicemesh.io", "v1alpha1", "UpstreamTrafficSetting") => not_followed(
-            text,
+            input,
             header,
             "UpstreamTrafficSetting",
             validator::upstream_traffic_setting,
         ),
-        _ => Document::Other(unread(text, header, group).into_iter().collect()),
+        _ => Document::Other(unread(input, header, group).into_iter().collect()),
     }
 }
 
 /// Says why a document of a group that is the mesh's own is not used.
-fn unread(text: Text<'_>, header: &Header, group: &str) -> Option<Diagnostic> {
+fn unread(input: Input<'_>, header: &Header, group: &str) -> Option<Diagnostic> {
     let finding = match (group, header.kind.as_str()) {
         ("config.openservicemesh.io", "MeshRootCertificate" | "ExtensionService") => {
             unsupported(&header.kind)
@@ -185,7 +185,7 @@ fn unread(text: Text<'_>, header: &Header, group: &str) -> Option<Diagnostic> {
         _ => return None,
     };
     let object = format!("{} {}", header.kind, name(header, ""));
-    Some(text.diagnostic(object.trim().to_owned(), finding))
+    Some(input.diagnostic(object.trim().to_owned(), finding))
 }
 
 fn unsupported(kind: &str) -> Finding {
@@ -224,7 +224,7 @@ fn name(header: &Header, default_namespace: &str) -> ObjectName {
 
 /// Reads a kind of Kubernetes. Fields it does not know are no matter: Kubernetes has checked them.
 fn core<T: DeserializeOwned>(
-    text: Text<'_>,
+    input: Input<'_>,
     header: &Header,
     kind: &'static str,
     keep_text: bool,
@@ -236,20 +236,20 @@ fn core<T: DeserializeOwned>(
         name: name(header, default_namespace),
     };
     if key.name.name.is_empty() {
-        return nameless(text, key);
+        return nameless(input, key);
     }
-    match text.read::<T>() {
+    match input.read::<T>() {
         Ok(value) => {
-            let source = text.source(keep_text);
+            let source = input.source(keep_text);
             Document::Object(key, wrap(Arc::new(Stored { value, source })), Vec::new())
         }
-        Err(mistake) => mistyped(text, key, mistake),
+        Err(mistake) => mistyped(input, key, mistake),
     }
 }
 
 /// Reads a kind of the mesh, reports fields it does not have, and validates it.
 fn policy<T: DeserializeOwned>(
-    text: Text<'_>,
+    input: Input<'_>,
     header: &Header,
     kind: &'static str,
     wrap: fn(Arc<Stored<T>>) -> Object,
@@ -260,22 +260,22 @@ fn policy<T: DeserializeOwned>(
         name: name(header, "default"),
     };
     if key.name.name.is_empty() {
-        return nameless(text, key);
+        return nameless(input, key);
     }
-    let (value, diagnostics) = match checked(text, &key, validate) {
+    let (value, diagnostics) = match checked(input, &key, validate) {
         Ok(read) => read,
-        Err(mistake) => return mistyped(text, key, mistake),
+        Err(mistake) => return mistyped(input, key, mistake),
     };
     if diagnostics.iter().any(|found| found.severity == Severity::Error) {
         return Document::Invalid(key, diagnostics);
     }
-    let source = text.source(true);
+    let source = input.source(true);
     Document::Object(key, wrap(Arc::new(Stored { value, source })), diagnostics)
 }
 
 /// Reads a kind that the mesh does not follow: what is wrong with it is told, and that it is ignored.
 fn not_followed<T: DeserializeOwned>(
-    text: Text<'_>,
+    input: Input<'_>,
     header: &Header,
     kind: &'static str,
     validate: fn(&T) -> Vec<Finding>,
@@ -284,11 +284,11 @@ fn not_followed<T: DeserializeOwned>(
         kind,
         name: name(header, "default"),
     };
-    let mut diagnostics = match checked(text, &key, validate) {
+    let mut diagnostics = match checked(input, &key, validate) {
         Ok((_, diagnostics)) => diagnostics,
-        Err(mistake) => return mistyped(text, key, mistake),
+        Err(mistake) => return mistyped(input, key, mistake),
     };
-    diagnostics.push(text.diagnostic(key.to_string(), unsupported(kind)));
+    diagnostics.push(input.diagnostic(key.to_string(), unsupported(kind)));
     match diagnostics.iter().any(|found| found.severity == Severity::Error) {
         true => Document::Invalid(key, diagnostics),
         false => Document::Other(diagnostics),
@@ -297,11 +297,11 @@ fn not_followed<T: DeserializeOwned>(
 
 /// Reads a value, and says what is wrong with it: fields that its kind does not have, and what the validator finds.
 fn checked<T: DeserializeOwned>(
-    text: Text<'_>,
+    input: Input<'_>,
     key: &Key,
     validate: fn(&T) -> Vec<Finding>,
 ) -> Result<(T, Vec<Diagnostic>), Mistake> {
-    let (value, ignored) = text.read_noting::<T>()?;
+    let (value, ignored) = input.read_noting::<T>()?;
     let unknown = ignored.into_iter().filter(|field| !elsewhere(field));
     let findings = unknown
         .map(|field| {
@@ -313,7 +313,7 @@ fn checked<T: DeserializeOwned>(
         })
         .chain(validate(&value));
     let diagnostics = findings
-        .map(|finding| text.diagnostic(key.to_string(), finding))
+        .map(|finding| input.diagnostic(key.to_string(), finding))
         .collect();
     Ok((value, diagnostics))
 }
@@ -323,17 +323,17 @@ fn elsewhere(field: &str) -> bool {
     ["apiVersion", "kind", "status"].contains(&field) || field.starts_with("metadata.")
 }
 
-fn nameless(text: Text<'_>, key: Key) -> Document {
+fn nameless(input: Input<'_>, key: Key) -> Document {
     let finding = Finding::error(
         "metadata",
         "the object has no name; it is not used",
         "give it metadata.name",
     );
-    let diagnostic = text.diagnostic(key.kind.to_owned(), finding);
+    let diagnostic = input.diagnostic(key.kind.to_owned(), finding);
     Document::Invalid(key, vec![diagnostic])
 }
 
-fn mistyped(text: Text<'_>, key: Key, mistake: Mistake) -> Document {
+fn mistyped(input: Input<'_>, key: Key, mistake: Mistake) -> Document {
     let finding = Finding::error(
         mistake.field,
         format!("{}; the object is not used", mistake.reason),
@@ -342,6 +342,6 @@ fn mistyped(text: Text<'_>, key: Key, mistake: Mistake) -> Document {
             key.kind
         ),
     );
-    let diagnostic = text.diagnostic(key.to_string(), finding);
+    let diagnostic = input.diagnostic(key.to_string(), finding);
     Document::Invalid(key, vec![diagnostic])
 }

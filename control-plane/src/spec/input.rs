@@ -1,4 +1,4 @@
-//! The text of one object: YAML as people write it, or JSON as an API server gives it.
+//! One object as it is given: in YAML as people write it, or in JSON by an API server.
 
 use serde::de::DeserializeOwned;
 use serde_ignored::Path;
@@ -8,7 +8,7 @@ use super::{Diagnostic, Finding, Source, locate};
 
 /// One object, and where it stands.
 #[derive(Clone, Copy)]
-pub(super) struct Text<'a> {
+pub(super) struct Input<'a> {
     object: &'a Value,
     /// The YAML that it was read from; `None`: it stands in no file.
     source: Option<&'a Source>,
@@ -49,7 +49,7 @@ pub(super) fn unparsed(source: &Source, (line, column): (u32, u32), error: &str)
     })
 }
 
-impl<'a> Text<'a> {
+impl<'a> Input<'a> {
     /// An object as an API server gives it.
     pub(super) fn of_server(object: &'a Value) -> Self {
         let source = None;
