@@ -41,6 +41,8 @@ struct Shared {
 struct Lines {
     waiting: Vec<u8>,
     dropped: u64,
+    /// Those that wait do so for others.
+    pausing: bool,
     /// Some are being written.
     writing: bool,
     /// Those that wait do not wait for others.
@@ -105,7 +107,7 @@ impl AccessLog {
             return;
         }
         lines.waiting.extend_from_slice(line);
-        if before == 0 || before < MANY && after >= MANY {
+        if before == 0 || lines.pausing && after >= MANY {
             shared.changed.notify_all();
         }
     }
@@ -162,7 +164,9 @@ impl Shared {
         let none = |lines: &mut Lines| lines.waiting.is_empty() && !lines.ended;
         self.changed.wait_while(&mut lines, none);
         let few = |lines: &mut Lines| lines.waiting.len() < MANY && !lines.hurried && !lines.ended;
+        lines.pausing = true;
         self.changed.wait_while_for(&mut lines, few, self.pause);
+        lines.pausing = false;
         if lines.waiting.is_empty() {
             return None;
         }
@@ -218,10 +222,14 @@ pub(super) mod tests {
     fn lines_are_written_together_once_they_are_many() {
         let (log, written) = log(LONG);
         let line = [b'x'; 1024];
-        for _ in 0..MANY / line.len() {
-            assert!(written.try_recv().is_err());
+        for _ in 1..MANY / line.len() {
             log.write(&line);
         }
+        while !log.0.shared.lines.lock().pausing {
+            thread::yield_now();
+        }
+        assert!(written.try_recv().is_err());
+        log.write(&line);
         assert_eq!(written.recv_timeout(SOON).unwrap().len(), MANY);
     }
 
