@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -174,7 +175,11 @@ fn one(document: &Value, objects: &mut Vec<Object>) -> Result<(), String> {
     objects.push(match document["kind"].as_str() {
         None => return Err("an object without `kind`".into()),
         Some("List") => {
-            for (index, item) in document["items"].as_array().into_iter().flatten().enumerate() {
+            let items: Vec<Value> = match &document["items"] {
+                Value::Null => Vec::new(),
+                items => Vec::deserialize(items).map_err(|error| format!("items: {error}"))?,
+            };
+            for (index, item) in items.iter().enumerate() {
                 one(item, objects).map_err(|error| format!("items[{index}]: {error}"))?;
             }
             return Ok(());
@@ -247,6 +252,9 @@ mod tests {
         assert!(matches!(parse(list).unwrap().as_slice(), [Object::Service(_)]));
         let error = parse(&list.replace("{name: a}", "7")).unwrap_err();
         assert!(error.starts_with("items[0]: "), "{error}");
+        let error = parse("kind: List\nitems: 7\n").unwrap_err();
+        assert!(error.starts_with("items: "), "{error}");
+        assert!(parse("kind: List\n").unwrap().is_empty());
     }
 
     #[test]

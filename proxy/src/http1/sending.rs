@@ -32,7 +32,7 @@ pub(super) struct Sending<B> {
     announced: Vec<HeaderName>,
     out: Queue,
     ended: bool,
-    /// Why it ends before its time. What came until then is written first.
+    /// Why it ends before its time. What came until then is written first, as far as the peer takes it.
     broken: Option<Error>,
     flushed: bool,
 }
@@ -98,7 +98,13 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Sending<B> {
                 return filled.map(|()| self.broken.take().map_or(Ok(()), Err));
             }
             self.flushed = false;
-            ready!(self.out.poll_write(cx, io))?;
+            let written = self.out.poll_write(cx, io);
+            if written.is_pending()
+                && let Some(error) = self.broken.take()
+            {
+                return Poll::Ready(Err(error));
+            }
+            ready!(written)?;
         }
     }
 

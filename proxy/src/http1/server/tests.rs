@@ -350,5 +350,21 @@ async fn a_response_that_breaks_off_is_not_completed() {
     ));
 }
 
+#[tokio::test]
+async fn a_response_that_breaks_off_waits_for_no_client() {
+    let (mut client, served) = serve(None, |_| {
+        let (frames, answer) = streamed();
+        let more = Bytes::from(vec![b'x'; 32 * 1024]);
+        frames.unbounded_send(Ok(Frame::data(more))).unwrap();
+        frames.unbounded_send(Err(BodyError::Idle)).unwrap();
+        std::future::ready(answer)
+    });
+    client.write_all(GET).await.unwrap();
+    assert!(matches!(
+        soon(served).await.unwrap(),
+        Err(Error::Body(BodyError::Idle))
+    ));
+}
+
 /// To close a connection on bytes that are still coming would cost the client the answer.
 mod life;
