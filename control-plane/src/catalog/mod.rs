@@ -8,6 +8,7 @@
 
 mod authorization;
 mod build;
+mod endpoints;
 mod follow;
 mod inbound;
 mod incremental;
