@@ -17,8 +17,8 @@ use weir_xds::{
 
 use super::{
     changes::Touched,
+    machine::{Handled, Interest, Limit, Machine},
     names::{Name, Topic, WILDCARD, index},
-    server::{Handled, Interest, Limit, Machine},
     view::View,
 };
 

@@ -2,7 +2,7 @@
 //!
 //! Life of a change: a new [`Snapshot`](crate::catalog::Snapshot) reaches [`Hub::publish`], which compares it with
 //! the last one (`changes`) and wakes the sessions that subscribed to something touched, no others. A session
-//! (`delta` or `sotw`, both pure) looks up its touched names through its `View`; `cache` builds and
+//! (a `machine`: `delta` or `sotw`, both pure) looks up its touched names through its `View`; `cache` builds and
 //! encodes a shared resource once for everybody; what has another version than the client holds is sent.
 //! `resources` says what a resource contains, `names` which names there are, `server` owns streams and
 //! authentication, `service` HTTP, `connection` HTTP/2, `accept` TLS.
@@ -13,6 +13,7 @@ mod changes;
 mod connection;
 mod delta;
 mod hub;
+mod machine;
 mod metrics;
 mod names;
 mod pace;

@@ -23,8 +23,9 @@ use tower::Service;
 
 use super::{
     Hub, Peer, delta,
+    machine::Machine,
     requests::Requests,
-    server::{self, Frames, Machine},
+    server::{self, Frames},
     sotw,
 };
 

@@ -14,8 +14,8 @@ use weir_xds::{
 
 use super::{
     changes::Touched,
+    machine::{Handled, Interest, Limit, Machine},
     names::{Name, WILDCARD, index},
-    server::{Handled, Interest, Limit, Machine},
     view::View,
 };
 

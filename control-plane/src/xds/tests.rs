@@ -17,9 +17,9 @@ use super::{
     cache::Cache,
     changes::{self, Touched},
     delta,
+    machine::{Handled, Machine},
     names::{Name, Topic},
     resources::{Dialect, Encoded},
-    server::{Handled, Machine},
     sotw,
     view::{Moment, View},
 };
