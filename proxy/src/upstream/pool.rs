@@ -23,7 +23,8 @@ use parking_lot::Mutex;
 
 use super::{Connector, Endpoint, InFlight, Purpose, usage::Kind};
 use crate::http::{Body, limits};
-use carrier::{Carriers, Found, Unsent};
+use carried::Unsent;
+use carrier::{Carriers, Found};
 pub use error::SendError;
 use http1::Idle;
 use http2::{Shared, Stream, Unanswered};
@@ -32,6 +33,7 @@ pub use lease::Lease;
 use open::Open;
 pub use passage::Passage;
 
+mod carried;
 mod carrier;
 mod error;
 mod http1;
