@@ -24,20 +24,30 @@ impl Machine {
     /// This one, now, its connections controlled so. What the system does not say is `unknown`.
     pub(crate) fn this(congestion: &str) -> Self {
         let unknown = || "unknown".to_owned();
-        let cpu = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
-            let line = text.lines().find(|line| line.starts_with("model name"))?;
-            Some(line.split_once(':')?.1.trim().to_owned())
-        });
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease");
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Self {
             date: now.map_or_else(|_| unknown(), |now| date(now.as_secs() / 86_400)),
             kernel: kernel.map_or_else(|_| unknown(), |text| text.trim().to_owned()),
-            cpu: cpu.unwrap_or_else(unknown),
+            cpu: cpu(&cpuinfo).unwrap_or_else(unknown),
             cores: cores(),
             congestion: congestion.to_owned(),
         }
     }
+}
+
+/// The first core's name, with its generation where that is told: behind a hypervisor, many share one name.
+fn cpu(cpuinfo: &str) -> Option<String> {
+    let field = |name: &str| {
+        let mut fields = cpuinfo.lines().filter_map(|line| line.split_once(':'));
+        fields.find_map(|(key, value)| (key.trim() == name).then(|| value.trim()))
+    };
+    let name = field("model name")?;
+    Some(match (field("cpu family"), field("model")) {
+        (Some(family), Some(model)) => format!("{name} (family {family}, model {model})"),
+        _ => name.to_owned(),
+    })
 }
 
 /// All that are online, not only those that this thread may use.
@@ -65,7 +75,16 @@ fn date(days: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::date;
+    use super::{cpu, date};
+
+    #[test]
+    fn a_core_has_a_name_and_a_generation() {
+        let told =
+            "processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n\nprocessor\t: 1\n";
+        assert_eq!(cpu(told).unwrap(), "AMD EPYC (family 26, model 2)");
+        assert_eq!(cpu("model name : Neoverse\n").unwrap(), "Neoverse");
+        assert_eq!(cpu("processor : 0\n"), None);
+    }
 
     #[test]
     fn days_are_dates() {
