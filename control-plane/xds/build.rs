@@ -2,7 +2,7 @@
 
 use std::{env, error::Error, fs, path::PathBuf};
 
-use prost_reflect::prost::Message;
+use prost_reflect::{prost::Message, prost_types::FileDescriptorSet};
 
 const ROOTS: &[&str] = &[
     "envoy/config/bootstrap/v3/bootstrap.proto",
@@ -34,7 +34,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
     let files = protox::compile(ROOTS, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    fs::write(out.join("descriptors.bin"), files.encode_to_vec())?;
+    fs::write(
+        out.join("descriptors.bin"),
+        uncommented(files.clone()).encode_to_vec(),
+    )?;
     let mut config = prost_build::Config::new();
     // Ordered maps, so that equal resources encode to equal bytes and share one version.
     config.btree_map(["."]).enable_type_names();
@@ -42,4 +45,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         .include_file("packages.rs")
         .compile_fds_with_config(files, config)?;
     Ok(())
+}
+
+/// Where in its file each thing stands, comments included, is most of a descriptor, and read with the rest of it.
+fn uncommented(mut files: FileDescriptorSet) -> FileDescriptorSet {
+    for file in &mut files.file {
+        file.source_code_info = None;
+    }
+    files
 }

@@ -28,6 +28,6 @@ mod packages {
 pub use packages::{envoy, google, istio};
 pub use resource::{Resource, ResourceType, TypeUrl, UnpackError, pack, unpack};
 
-/// The encoded `FileDescriptorSet` of every message here and all it imports, for tools that read
+/// The encoded `FileDescriptorSet` of every message here and all it imports, without comments, for tools that read
 /// protobuf JSON (the proxy's bootstrap) or print it (config dumps).
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -51,35 +51,48 @@ pub(super) fn message(
     mut value: Value,
     allow_unknown: bool,
 ) -> Result<(Message, Vec<String>), BootstrapError> {
-    let left_out = descriptor::<Message>()
-        .map(|descriptor| outside::remove(&descriptor, &mut value, allow_unknown))
-        .unwrap_or_default();
-    Ok((typed(value, "bootstrap")?, left_out))
-}
-
-fn descriptor<M: TypeUrl>() -> Option<MessageDescriptor> {
-    descriptors()?.get_message_by_name(&M::full_name())
+    let origin = "bootstrap";
+    let descriptor = descriptor::<Message>(origin)?;
+    let left_out = outside::remove(&descriptor, &mut value, allow_unknown);
+    Ok((described(descriptor, value, origin)?, left_out))
 }
 
 /// Any message of the contract.
 pub(super) fn typed<M: TypeUrl>(value: Value, origin: &str) -> Result<M, BootstrapError> {
-    let error = |path: &str, reason: String| BootstrapError::Field {
-        origin: origin.to_owned(),
-        path: path.to_owned(),
-        reason,
-    };
+    described(descriptor::<M>(origin)?, value, origin)
+}
+
+fn descriptor<M: TypeUrl>(origin: &str) -> Result<MessageDescriptor, BootstrapError> {
+    let name = M::full_name();
+    let found = descriptors().and_then(|pool| pool.get_message_by_name(&name));
+    found.ok_or_else(|| unreadable(origin, "", format!("{name} has no descriptor")))
+}
+
+/// A message of this descriptor.
+fn described<M: TypeUrl>(
+    descriptor: MessageDescriptor,
+    value: Value,
+    origin: &str,
+) -> Result<M, BootstrapError> {
     let value = if value.is_null() {
         Value::Object(Map::new())
     } else {
         value
     };
-    let descriptor =
-        descriptor::<M>().ok_or_else(|| error("", format!("{} has no descriptor", M::full_name())))?;
-    check(&descriptor, &value, String::new()).map_err(|wrong| error(&wrong.path, wrong.reason))?;
+    check(&descriptor, &value, String::new())
+        .map_err(|wrong| unreadable(origin, &wrong.path, wrong.reason))?;
     DynamicMessage::deserialize(descriptor, &value)
-        .map_err(|reason| error("(somewhere)", reason.to_string()))?
+        .map_err(|reason| unreadable(origin, "(somewhere)", reason.to_string()))?
         .transcode_to()
-        .map_err(|reason| error("(somewhere)", reason.to_string()))
+        .map_err(|reason| unreadable(origin, "(somewhere)", reason.to_string()))
+}
+
+fn unreadable(origin: &str, path: &str, reason: String) -> BootstrapError {
+    BootstrapError::Field {
+        origin: origin.to_owned(),
+        path: path.to_owned(),
+        reason,
+    }
 }
 
 struct Wrong {
