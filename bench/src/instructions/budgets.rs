@@ -98,6 +98,8 @@ mod tests {
                 scenario.name
             );
         }
-        assert!(budgets.0.contains_key(super::super::WEIGHT));
+        for name in super::super::names() {
+            assert!(budgets.0.contains_key(name), "{name}");
+        }
     }
 }

@@ -1,12 +1,13 @@
 //! Instructions and system calls that a pair of sidecars takes for a request: a measure that a noisy machine does
 //! not change. Both sidecars run under valgrind's callgrind; its counters are read before and after a fixed number of
-//! requests, so starting up and warming up do not count. Beside it stand the memory of a pair after a fixed run and the
-//! size of the program. Budgets are kept in a file, and a change beyond them fails.
+//! requests, so starting up and warming up do not count. Beside it stand what the start takes, the memory of a pair after a fixed
+//! run and the size of the program. Budgets are kept in a file, and a change beyond them fails.
 
 mod budgets;
 mod callgrind;
 mod load;
 mod pair;
+mod start;
 mod weight;
 
 use std::{
@@ -33,7 +34,7 @@ pub(crate) struct Options {
     /// The weir-proxy binary; by default the one that `cargo build --profile shipped -p weir-proxy` makes.
     #[arg(long, value_name = "PATH")]
     weir: Option<PathBuf>,
-    /// Only these scenarios: http1, http1-16, grpc, grpc-16, tcp, tcp-16, connect-16, handshake, weight.
+    /// Only these scenarios: http1, http1-16, grpc, grpc-16, tcp, tcp-16, connect-16, handshake, start, weight.
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     only: Vec<String>,
     /// Requests that are counted in each scenario.
@@ -83,11 +84,13 @@ const SCENARIOS: [Scenario; 8] = [
     scenario("handshake", Kind::Connect, 1, 20),
 ];
 
-/// What is measured beside the scenarios: how much the program weighs.
-const WEIGHT: &str = "weight";
-
 /// Figures of one scenario by their names.
 type Figures = BTreeMap<&'static str, f64>;
+
+/// What is measured beside the scenarios, of a program.
+type Measure = fn(&Path) -> anyhow::Result<Figures>;
+
+const BESIDE: [(&str, Measure); 2] = [("start", start::measure), ("weight", weight::measure)];
 
 /// Measures the scenarios, prints the figures, and compares them with the budgets where that is asked for.
 ///
@@ -102,17 +105,18 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         .check
         .then(|| Budgets::read(&options.budgets))
         .transpose()?;
-    let (scenarios, weighed) = chosen(&options.only)?;
+    check_names(&options.only)?;
+    let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|only| only == name);
     let mut measured = BTreeMap::new();
-    for scenario in scenarios {
+    for scenario in SCENARIOS.iter().filter(|scenario| wanted(scenario.name)) {
         let figures = measure(scenario, &weir, options).with_context(|| scenario.name)?;
         print(scenario.name, &figures);
         measured.insert(scenario.name, figures);
     }
-    if weighed {
-        let figures = weight::measure(&weir).context(WEIGHT)?;
-        print(WEIGHT, &figures);
-        measured.insert(WEIGHT, figures);
+    for (name, measure) in BESIDE.iter().filter(|(name, _)| wanted(name)) {
+        let figures = measure(&weir).with_context(|| *name)?;
+        print(name, &figures);
+        measured.insert(name, figures);
     }
     if let Some(path) = &options.json {
         std::fs::write(path, serde_json::to_vec_pretty(&measured)?)
@@ -132,17 +136,20 @@ fn print(name: &str, figures: &Figures) {
     println!("{name:<10} {}", figures.join("  "));
 }
 
-/// The scenarios that are asked for, and whether the weight is.
-fn chosen(only: &[String]) -> anyhow::Result<(Vec<&'static Scenario>, bool)> {
+/// The names of all that is measured.
+fn names() -> impl Iterator<Item = &'static str> {
+    let scenarios = SCENARIOS.iter().map(|scenario| scenario.name);
+    scenarios.chain(BESIDE.iter().map(|(name, _)| *name))
+}
+
+fn check_names(only: &[String]) -> anyhow::Result<()> {
     for name in only {
         ensure!(
-            name == WEIGHT || SCENARIOS.iter().any(|scenario| scenario.name == name),
+            names().any(|known| known == name),
             "there is no scenario {name}; see --help"
         );
     }
-    let wanted = |name: &str| only.is_empty() || only.iter().any(|only| only == name);
-    let scenarios = SCENARIOS.iter().filter(|scenario| wanted(scenario.name));
-    Ok((scenarios.collect(), wanted(WEIGHT)))
+    Ok(())
 }
 
 fn measure(scenario: &Scenario, weir: &Path, options: &Options) -> anyhow::Result<Figures> {
