@@ -23,7 +23,8 @@ impl Bed {
         manifests: &[(&str, &str)],
         change: impl FnOnce(&mut Options),
     ) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        // What is mounted in it for a moment longer keeps it from being removed; the sandbox's own goes with that.
+        let dir = tempfile::tempdir_in(sandbox.scratch()).unwrap();
         let (yaml, run) = (dir.path().join("manifests"), dir.path().join("run"));
         std::fs::create_dir_all(&yaml).unwrap();
         std::fs::create_dir_all(&run).unwrap();
