@@ -22,6 +22,7 @@ use crate::{
 
 /// So many requests at a time go over HTTP/1.
 const FEW: u32 = 4;
+
 impl Endpoint {
     /// Whether its connections may carry others' requests, if the other side is a sidecar that takes them. Where
     /// connections are limited they are those of HTTP/1: one for each request.
