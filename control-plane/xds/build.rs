@@ -47,7 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Where in its file each thing stands, comments included, is most of a descriptor, and read with the rest of it.
+/// Without where in its file each thing stands and its comments: half of the bytes, and read with the rest.
 fn uncommented(mut files: FileDescriptorSet) -> FileDescriptorSet {
     for file in &mut files.file {
         file.source_code_info = None;

@@ -1,7 +1,7 @@
 //! Instructions and system calls that a pair of sidecars takes for a request: a measure that a noisy machine does
 //! not change. Both sidecars run under valgrind's callgrind; its counters are read before and after a fixed number of
-//! requests, so starting up and warming up do not count. Beside it stand what the start takes, the memory of a pair after a fixed
-//! run and the size of the program. Budgets are kept in a file, and a change beyond them fails.
+//! requests, so starting up and warming up do not count. Beside it stand what the start takes, the memory of a pair
+//! after a fixed run and the size of the program. Budgets are kept in a file, and a change beyond them fails.
 
 mod budgets;
 mod callgrind;
