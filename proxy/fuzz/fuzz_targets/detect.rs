@@ -8,6 +8,9 @@ fuzz_target!(|bytes: &[u8]| {
     let whole = detect(bytes);
     for end in 0..bytes.len().min(64) {
         let part = detect(&bytes[..end]);
-        assert!(part == Detected::NeedMore || part == whole, "{part:?} became {whole:?}");
+        assert!(
+            part == Detected::NeedMore || part == whole,
+            "{part:?} became {whole:?}"
+        );
     }
 });
