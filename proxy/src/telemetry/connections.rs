@@ -1,11 +1,8 @@
 //! Client connections: how many, how much they carried, and what the proxy itself ended or answered.
 
 use std::{
-    io,
     net::SocketAddr,
-    pin::Pin,
     sync::{Arc, atomic::AtomicI64},
-    task::{Context, Poll},
 };
 
 use http::StatusCode;
@@ -14,8 +11,8 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::metered::Open;
 use crate::{detect::Detected, model::Direction, reason::Reason};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -68,21 +65,24 @@ pub enum Protocol {
     Tcp,
 }
 
+/// Kinds of connections: of three directions, HTTP or bytes, plain or under TLS.
+pub(super) const KINDS: usize = 3 * 2 * 2;
+
 /// The counters of one kind of connection, found ahead of time.
 #[derive(Clone, Debug)]
-struct Kind {
-    opened: Counter,
-    closed: Counter,
-    open: Gauge<i64, AtomicI64>,
-    received: Counter,
-    sent: Counter,
+pub(super) struct Kind {
+    pub(super) opened: Counter,
+    pub(super) closed: Counter,
+    pub(super) open: Gauge<i64, AtomicI64>,
+    pub(super) received: Counter,
+    pub(super) sent: Counter,
 }
 
 /// The families about connections. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Connections {
     /// By direction, protocol, TLS.
-    kinds: Arc<[Kind; 12]>,
+    kinds: Arc<[Kind; KINDS]>,
     /// Connections to endpoints: plain, under TLS.
     upstream: [Counter; 2],
     denied: Family<ReasonLabels, Counter>,
@@ -179,13 +179,7 @@ impl Connections {
             Direction::Outbound => 2,
         };
         let index = direction * 4 + usize::from(protocol == Protocol::Tcp) * 2 + usize::from(tls);
-        let open = Open {
-            kinds: self.kinds.clone(),
-            index,
-        };
-        open.kind().opened.inc();
-        open.kind().open.inc();
-        open
+        Open::new(self.kinds.clone(), index)
     }
 
     /// Counts a connection opened to an endpoint, if it leaves the pod.
@@ -244,98 +238,6 @@ pub(super) fn direction_label(direction: Direction) -> &'static str {
         Direction::Unspecified => "unspecified",
         Direction::Inbound => "inbound",
         Direction::Outbound => "outbound",
-    }
-}
-
-/// Counts as one open connection while it lives.
-#[derive(Debug)]
-pub struct Open {
-    kinds: Arc<[Kind; 12]>,
-    index: usize,
-}
-
-impl Open {
-    fn kind(&self) -> &Kind {
-        &self.kinds[self.index]
-    }
-
-    /// Counts the bytes of this stream, and itself until the stream is dropped.
-    pub fn meter<S>(self, stream: S) -> Metered<S> {
-        Metered { stream, open: self }
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.kind().closed.inc();
-        self.kind().open.dec();
-    }
-}
-
-/// A client's stream whose bytes are counted as they pass.
-#[derive(Debug)]
-pub struct Metered<S> {
-    stream: S,
-    open: Open,
-}
-
-impl<S> Metered<S> {
-    /// The stream itself.
-    pub fn stream(&self) -> &S {
-        &self.stream
-    }
-}
-
-impl<S> Metered<S> {
-    fn sent(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(length)) = &written {
-            self.open.kind().sent.inc_by(*length as u64);
-        }
-        written
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        let length = buf.filled().len() - before;
-        if length > 0 {
-            self.open.kind().received.inc_by(length as u64);
-        }
-        read
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.sent(written)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.sent(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod config;
 mod connections;
+mod metered;
 mod requests;
 mod tls;
 
@@ -13,7 +14,8 @@ use parking_lot::Mutex;
 use prometheus_client::{encoding::text::encode, metrics::info::Info, registry::Registry};
 use tokio::sync::watch;
 
-pub use connections::{Connections, Metered, Open, Protocol};
+pub use connections::{Connections, Protocol};
+pub use metered::{Metered, Open};
 pub use requests::{DESTINATIONS, Measured, RequestMetrics, Requests};
 pub use tls::Handshakes;
 
