@@ -5,10 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::ensure;
 use weir_testbed::Sandbox;
 
-use super::{
-    Options,
-    ways::{Make, Way},
-};
+use super::{Options, make::Make, ways::Way};
 use crate::{bootstrap::Between, program};
 
 /// The ways that are asked for and that are there.

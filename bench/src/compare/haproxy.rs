@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::Command};
 
-use super::{pods::Side, scenarios::Protocol, ways::Place};
+use super::{make::Place, pods::Side, scenarios::Protocol};
 use crate::{
     bootstrap::{Between, CLIENT, SERVER},
     peers::HOST,

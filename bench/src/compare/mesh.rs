@@ -7,10 +7,11 @@ use nix::sched::{CloneFlags, unshare};
 use weir_testbed::Sandbox;
 
 use super::{
+    make::Make,
     measure::{Measured, Metric},
     report::Outcomes,
     scenarios::{Load, Scenario},
-    ways::{Make, Way},
+    ways::Way,
 };
 use crate::{
     ondemand::{self, Memory},

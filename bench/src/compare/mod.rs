@@ -8,6 +8,7 @@
 mod choice;
 mod haproxy;
 mod load;
+mod make;
 mod measure;
 mod mesh;
 mod pods;

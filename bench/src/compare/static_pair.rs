@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use serde_json::{Map, Value, json};
 
-use super::{pods::Side, scenarios::Protocol, ways::Place};
+use super::{make::Place, pods::Side, scenarios::Protocol};
 use crate::bootstrap::{self, Between};
 
 const ORIGINAL_DST: &str =
