@@ -24,8 +24,8 @@ use crate::bootstrap::{Between, CLIENT, Identities, SERVER};
 pub(crate) enum Make {
     /// weir-proxy.
     Weir(PathBuf, Between),
-    /// weir-proxy that forwards bytes, without TLS and without a policy: the least that a pair can take here, nearly
-    /// all of which is the kernel's.
+    /// weir-proxy that forwards bytes, without TLS and without a policy: what two more hops take where no two requests
+    /// share a write, nearly all of it the kernel's.
     Forward(PathBuf),
     /// Envoy.
     Envoy(PathBuf, Between),

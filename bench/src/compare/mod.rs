@@ -59,7 +59,7 @@ pub(crate) struct Options {
     #[arg(long, num_args = 3, value_names = ["NAME", "OUTBOUND", "INBOUND"])]
     pair: Vec<String>,
     /// Only these ways: direct, weir, weir-h2, envoy, envoy-h1, haproxy, haproxy-h1, the name of a --pair, or forward: a
-    /// pair of weir-proxy that takes bytes on without TLS and policy, which tells what the kernel alone takes.
+    /// pair of weir-proxy that takes bytes on without TLS and policy, which tells what two more hops alone take.
     #[arg(
         long,
         value_delimiter = ',',
